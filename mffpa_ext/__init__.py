@@ -1,3 +1,3 @@
 """Surface-defect detection with MFFPA networks."""
 
-from mffpa_ext import _extension
+from mffpa_ext import _extension as _extension

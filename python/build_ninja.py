@@ -69,8 +69,11 @@ class _NinjaFile:
     """Collects rules and build statements. Object paths are relative to the work folder, sources are absolute."""
 
     def __init__(self, root: Path, work: Path, plan: BuildPlan) -> None:
+        import pybind11  # not at the top: commands that compile nothing must do without it
+
         assert plan.torch is not None
         self.root, self.work, self.plan, self.torch = root, work, plan, plan.torch.folder
+        self.pybind11_include = Path(pybind11.get_include())
         self.defines = ["-DMFFPA_X86_ISAS=1"] if len(plan.isa_flags) > 1 else []
         if plan.cuda.enabled:
             self.defines.append("-DMFFPA_WITH_CUDA")
@@ -87,15 +90,17 @@ class _NinjaFile:
         for isa, flags in self.plan.isa_flags.items():
             for source in sorted((self.root / "csrc" / "cpu").glob("*_kernel.cpp")):
                 self._compile(source, [f"-DMFFPA_ISA={isa}", *flags], suffix=f".{isa}")
-        self.lines += [f"build {_path(library)}: link {' '.join(map(_path, self.objects))}", f"default {_path(library)}"]
+        self.lines.append(f"build {_path(library)}: link {' '.join(map(_path, self.objects))}")
         return "\n".join(["ninja_required_version = 1.8", *self.lines, ""])
 
     def _rules(self) -> None:
         compiler, cuda = self.plan.compiler.command, self.plan.cuda
         # -MD and not -MMD, which leaves out -isystem headers: a torch upgraded in place must compile the bindings anew.
-        # The prefix map keeps the place of the checkout out of the library.
         common = [*self.defines, f"-I{self.root / 'csrc'}", "-MD", "-MF", "$out.d"]
-        cxx = [*compiler, *CXX_FLAGS, f"-ffile-prefix-map={self.root}=.", *common]
+        # Headers mention __FILE__ in their messages: the prefix maps keep the building machine's folders out of them.
+        prefixes = [self.root, self.torch.parent, self.pybind11_include.parents[1]]
+        maps = [f"-ffile-prefix-map={prefix}=." for prefix in prefixes]
+        cxx = [*compiler, *CXX_FLAGS, *maps, *common]
         self._rule("cxx", [*cxx, *shlex.split(os.environ.get("CXXFLAGS", "")), "$flags", "-c", "$in", "-o", "$out"])
         linker, pass_on = [*compiler, "-shared"], "-Wl,"
         if cuda.enabled:
@@ -116,10 +121,8 @@ class _NinjaFile:
         self._compile(self.work / "build_facts.cpp", [f"-I{self.root / 'python' / 'bindings'}"])
 
     def _bindings(self) -> None:
-        import pybind11
-
         bindings = self.root / "python" / "bindings"
-        pybind = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
+        pybind = ["-isystem", str(self.pybind11_include), "-isystem", sysconfig.get_path("include")]
         torch = ["-isystem", str(self.torch / "include"), f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
         if self.plan.cuda.enabled:
             torch.append("-DUSE_CUDA")  # makes the stable headers declare what is about CUDA

@@ -27,7 +27,7 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled kernels of mffpa_ext: build facts here, operators under torch.ops.mffpa.";
   module.attr("version") = facts.version;
   module.attr("torch") = facts.torch;
-  module.attr("torch_cuda") = facts.torch_cuda;
+  module.attr("torch_cuda") = *facts.torch_cuda ? pybind11::cast(facts.torch_cuda) : pybind11::none();
   module.attr("compiler") = facts.compiler;
   module.attr("cxx_standard") = facts.cxx_standard;
   module.attr("cuda_version") = facts.cuda_version;
