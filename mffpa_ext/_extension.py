@@ -1,6 +1,6 @@
 """Finds the compiled kernels and says what they are, or why there are none.
 
-Importing this module loads `mffpa_ext._C`, which registers the operators `torch.ops.mffpa.*`. Three cases:
+Importing this module loads `mffpa_ext._C`, which registers the operators `torch.ops.mffpa_ext.*`. Three cases:
 
 - The library is there and loads: `is_compiled()` is true and `build_info` tells how it was built.
 - It is absent: one RuntimeWarning with the reason, and the package runs on its PyTorch reference code.
@@ -99,7 +99,8 @@ def _build_info_of(library: ModuleType | None) -> dict[str, Any]:
     """What the build recorded. The library's own facts win: the JSON in a checkout is that of the latest build."""
     info = _read_build_info()
     if library is not None:
-        info.update({name: value for name, value in vars(library).items() if name in info})
+        facts = {name: value for name, value in vars(library).items() if not name.startswith("_")}
+        info.update({name: value for name, value in facts.items() if not callable(value)})
     return {**info, "compiled": library is not None}
 
 

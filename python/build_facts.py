@@ -73,3 +73,17 @@ def as_cpp(facts: Facts) -> str:
         '#include "build_facts.h"\n\n'
         f"namespace mffpa {{\nextern const BuildFacts build_facts = {{\n    {values},\n}};\n}}  // namespace mffpa\n"
     )
+
+
+def main(arguments: list[str]) -> None:
+    """For CMake: `build_facts.py OUTPUT.cpp name=value...`; lists are separated by spaces."""
+    output, *assignments = arguments
+    root = Path(__file__).resolve().parents[1]
+    facts = collect_facts(root, BuildPlan())
+    for name, _, value in (assignment.partition("=") for assignment in assignments):
+        facts[name] = value.split() if isinstance(facts[name], list) else value
+    Path(output).write_text(as_cpp(facts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

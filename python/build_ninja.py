@@ -103,15 +103,17 @@ class _NinjaFile:
         cxx = [*compiler, *CXX_FLAGS, *maps, *common]
         self._rule("cxx", [*cxx, *shlex.split(os.environ.get("CXXFLAGS", "")), "$flags", "-c", "$in", "-o", "$out"])
         linker, pass_on = [*compiler, "-shared"], "-Wl,"
+        user_flags = shlex.split(os.environ.get("LDFLAGS", ""))
         if cuda.enabled:
             nvcc = [cuda.nvcc, "-ccbin", self.plan.compiler.for_nvcc]
             self._rule("nvcc", [*nvcc, *NVCC_FLAGS, *cuda.gencode_flags(), *common, "-c", "$in", "-o", "$out"])
             # nvcc as the linker knows where the CUDA runtime lies.
             linker, pass_on = [*nvcc, "-shared", "-cudart", "shared" if cuda.shared_runtime else "static"], "-Xlinker="
+            user_flags = _linker_flags_for_nvcc(user_flags)
         # libtorch must stay among the needed libraries although no symbol of it is used: in a CUDA build of torch it
         # is what brings in libtorch_cuda, which the kernels ask for the current stream.
         torch = [f"-L{self.torch / 'lib'}", f"{pass_on}--no-as-needed", "-ltorch", f"{pass_on}--as-needed"]
-        torch += ["-ltorch_cpu", "-lc10", *shlex.split(os.environ.get("LDFLAGS", ""))]
+        torch += ["-ltorch_cpu", "-lc10", *user_flags]
         self._rule("link", [*linker, "-o", "$out", "$in", *torch], depfile=False)
 
     def _plain_sources(self) -> None:
@@ -146,6 +148,16 @@ class _NinjaFile:
         self.lines += [f"rule {name}", f"  command = {_command(command)}", f"  description = {name} $out"]
         if depfile:
             self.lines += ["  depfile = $out.d", "  deps = gcc"]
+
+
+def _linker_flags_for_nvcc(flags: list[str]) -> list[str]:
+    """nvcc as the linker does not know the notation of the C++ compiler, which conda environments always set."""
+    return [
+        flag if flag.startswith(("-L", "-l"))
+        else f"-Xlinker={flag.removeprefix('-Wl,')}" if flag.startswith("-Wl,")
+        else f"-Xcompiler={flag}"
+        for flag in flags
+    ]  # fmt: skip
 
 
 def _command(words: list[str]) -> str:

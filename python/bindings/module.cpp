@@ -24,7 +24,7 @@ pybind11::list split_at_spaces(const char* text) {
 
 PYBIND11_MODULE(_C, module) {
   const mffpa::BuildFacts& facts = mffpa::build_facts;
-  module.doc() = "Compiled kernels of mffpa_ext: build facts here, operators under torch.ops.mffpa.";
+  module.doc() = "Compiled kernels of mffpa_ext: build facts here, operators under torch.ops.mffpa_ext.";
   module.attr("version") = facts.version;
   module.attr("torch") = facts.torch;
   module.attr("torch_cuda") = *facts.torch_cuda ? pybind11::cast(facts.torch_cuda) : pybind11::none();
