@@ -112,7 +112,8 @@ class _NinjaFile:
             user_flags = _linker_flags_for_nvcc(user_flags)
         # libtorch must stay among the needed libraries although no symbol of it is used: in a CUDA build of torch it
         # is what brings in libtorch_cuda, which the kernels ask for the current stream.
-        torch = [f"-L{self.torch / 'lib'}", f"{pass_on}--no-as-needed", "-ltorch", f"{pass_on}--as-needed"]
+        # One option, because nvcc moves separate -Xlinker options away from the library that they are meant for.
+        torch = [f"-L{self.torch / 'lib'}", f"{pass_on}--no-as-needed,-ltorch,--as-needed"]
         torch += ["-ltorch_cpu", "-lc10", *user_flags]
         self._rule("link", [*linker, "-o", "$out", "$in", *torch], depfile=False)
 
