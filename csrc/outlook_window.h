@@ -17,8 +17,8 @@
 
 namespace mffpa {
 
-// The elements i = first, first + stride, ..., <= last for which pixel p is element i of a window inside the grid;
-// none where first > last. Along one axis.
+// The elements i = first, first + stride, ..., last for which pixel p is element i of a window inside the grid;
+// none (last = first - 1) where there is none. Along one axis.
 struct ElementRange {
   std::int64_t first, last;
 };
@@ -29,8 +29,8 @@ MFFPA_HOST_DEVICE inline ElementRange elements_covering(std::int64_t p, std::int
   std::int64_t first = shifted % stride;                           // smallest i >= 0 with a whole q
   const std::int64_t beyond = shifted - stride * (grid - 1);       // i >= beyond keeps q <= grid - 1
   if (beyond > first) first += (beyond - first + stride - 1) / stride * stride;
-  const std::int64_t last = shifted < kernel_size - 1 ? shifted : kernel_size - 1;  // i <= shifted keeps q >= 0
-  return {first, last};
+  const std::int64_t limit = shifted < kernel_size - 1 ? shifted : kernel_size - 1;  // i <= shifted keeps q >= 0
+  return {first, first > limit ? first - 1 : limit - (limit - first) % stride};
 }
 
 MFFPA_HOST_DEVICE inline std::int64_t grid_size(std::int64_t size, std::int64_t padding, std::int64_t stride,

@@ -156,14 +156,18 @@ MFFPA_INLINE void store(T* to, Vector<Accumulator<T>> v) {
   }
 }
 
-// Sum over the lanes in a fixed order (pairwise), so that results do not depend on anything but the input.
-template <class A>
-MFFPA_INLINE A horizontal_sum(Vector<A> v) {
-  A part[kLanes<A>];
-  std::memcpy(part, &v, sizeof(v));
-  for (int width = kLanes<A> / 2; width >= 1; width /= 2)
-    for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
-  return part[0];
+// Sum over the lanes in a fixed order: halves are added until one element is left.
+template <class A, int kBytes = kVectorBytes, class V>
+MFFPA_INLINE A horizontal_sum(const V& v) {
+  if constexpr (kBytes == int(sizeof(A))) {
+    return bit_cast_to<A>(v);
+  } else {
+    typedef A HalfVector __attribute__((vector_size(kBytes / 2)));
+    HalfVector low, high;
+    std::memcpy(&low, &v, kBytes / 2);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + kBytes / 2, kBytes / 2);
+    return horizontal_sum<A, kBytes / 2>(HalfVector(low + high));
+  }
 }
 
 template <class A>

@@ -1,0 +1,38 @@
+"""Pure-PyTorch twins of the compiled operators: the fallback where nothing was compiled, and the tests' oracle.
+
+They are written for clarity, from the formulas; autograd differentiates them. Arguments are those of the public
+functions, already checked.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def outlook_attention(
+    value: Tensor,
+    logits: Tensor,
+    dropout_mask: Tensor | None,
+    num_heads: int,
+    kernel_size: int,
+    stride: int,
+    padding: int,
+    scale: float,
+) -> Tensor:
+    """Unfold, softmax, matmul, fold: the textbook form (Yuan et al. 2021, Algorithm 1)."""
+    batch, height, width, channels = value.shape
+    grid_height, grid_width = logits.shape[1:3]
+    windows, elements = grid_height * grid_width, kernel_size * kernel_size
+    unfolded = F.unfold(value.permute(0, 3, 1, 2), kernel_size, padding=padding, stride=stride)
+    unfolded = unfolded.reshape(batch, num_heads, channels // num_heads, elements, windows)
+    unfolded = unfolded.permute(0, 1, 4, 3, 2)  # [batch, heads, windows, elements, head_dim]
+
+    def by_window(rows: Tensor) -> Tensor:  # [batch, heads, windows, elements i, elements j]
+        return rows.reshape(batch, windows, num_heads, elements, elements).permute(0, 2, 1, 3, 4)
+
+    weights = (by_window(logits) * scale).softmax(dim=-1)
+    if dropout_mask is not None:
+        weights = weights * by_window(dropout_mask)
+    attended = (weights @ unfolded).permute(0, 1, 4, 3, 2).reshape(batch, channels * elements, windows)
+    output = F.fold(attended, (height, width), kernel_size, padding=padding, stride=stride)
+    return output.permute(0, 2, 3, 1).contiguous()
