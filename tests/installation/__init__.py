@@ -1,0 +1,1 @@
+"""Tests of the build itself and of installing into fresh environments."""
