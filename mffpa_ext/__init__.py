@@ -1,3 +1,21 @@
-"""Surface-defect detection with MFFPA networks."""
+"""Surface-defect detection with MFFPA networks, on C++ and CUDA kernels of its own.
 
-from mffpa_ext import _extension as _extension
+Modules to use anywhere: `OutlookAttention`, `CoordinateAttention`, `PyramidSplitAttention`, `FeatureNorm2d`; the same
+as functions: `mffpa_ext.ops`. Networks: `mffpa_ext.models.create_model`. Trained networks: `load`.
+"""
+
+from mffpa_ext import _extension as _extension  # first: it loads the compiled operators, or says why there are none
+from mffpa_ext import models, nn, ops
+from mffpa_ext.errors import UserError
+from mffpa_ext.nn import CoordinateAttention, FeatureNorm2d, OutlookAttention, PyramidSplitAttention
+
+__all__ = [
+    "CoordinateAttention",
+    "FeatureNorm2d",
+    "OutlookAttention",
+    "PyramidSplitAttention",
+    "UserError",
+    "models",
+    "nn",
+    "ops",
+]

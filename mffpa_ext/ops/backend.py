@@ -14,8 +14,9 @@ def use_compiled(*tensors: Tensor) -> bool:
     if requested == "reference":
         return False
     devices = {tensor.device.type for tensor in tensors}
+    # On the meta device the compiled operator's fake kernel computes the shapes.
     served = _extension.is_compiled() and (
-        devices == {"cpu"} or (devices == {"cuda"} and _extension.has_cuda_kernels())
+        devices <= {"cpu", "meta"} or (devices == {"cuda"} and _extension.has_cuda_kernels())
     )
     if not served and requested == "compiled":
         reason = _extension.missing_reason() or f"no compiled kernel for tensors on {sorted(devices)}"

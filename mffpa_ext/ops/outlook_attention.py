@@ -52,7 +52,7 @@ def outlook_attention(
     _check(value, logits, dropout_mask, num_heads, kernel_size, stride, padding)
     scale = (value.shape[-1] // num_heads) ** -0.5 if scale is None else float(scale)
     device = value.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         value, logits = (x if x.dtype == torch.float64 else x.to(dtype) for x in (value, logits))
         dropout_mask = dropout_mask if dropout_mask is None else dropout_mask.to(value.dtype)
