@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sysconfig
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -90,9 +91,11 @@ def _reason_for_absence() -> str:
     recorded = _read_build_info()
     if not recorded:
         return f"{_PACKAGE} is a source tree that has not been built"
-    if recorded["compiled"]:  # a tree that another Python has built
-        return f"they were built for {recorded['soabi']}, which is not the Python that runs now"
-    return recorded["reason"]
+    if not recorded["compiled"]:
+        return recorded["reason"]
+    if recorded["soabi"] == sysconfig.get_config_var("SOABI"):
+        return f"the library that was built has since been removed from {_PACKAGE}"
+    return f"they were built for {recorded['soabi']}, which is not the Python that runs now"
 
 
 def _build_info_of(library: ModuleType | None) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def _build_info_of(library: ModuleType | None) -> dict[str, Any]:
     if library is not None:
         facts = {name: value for name, value in vars(library).items() if not name.startswith("_")}
         info.update({name: value for name, value in facts.items() if not callable(value)})
+        info["soabi"] = sysconfig.get_config_var("SOABI")  # by its file name no other Python would have loaded it
     return {**info, "compiled": library is not None}
 
 
@@ -114,7 +118,7 @@ def _warn_about_older_library(library: ModuleType) -> None:
             f"mffpa_ext: the compiled kernels were built from other sources than those in {root / 'csrc'}; "
             f"{REINSTALL}.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=4,  # whoever imports this module
         )
 
 
@@ -132,7 +136,7 @@ def _initialise() -> tuple[ModuleType | None, str]:
             f"mffpa_ext: the compiled kernels are missing: {reason}. Slower pure-PyTorch code is used; to have them, "
             f"{REINSTALL}. MFFPA_BACKEND=reference silences this.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,  # whoever imports this module
         )
     return library, reason
 

@@ -29,7 +29,6 @@ def collect_facts(root: Path, plan: BuildPlan) -> Facts:
         "reason": plan.reason,
         "torch": plan.torch.version if plan.torch else "",
         "torch_cuda": plan.torch.cuda if plan.torch else None,
-        "python": f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}",
         "soabi": sysconfig.get_config_var("SOABI") or "",
         "compiler": plan.compiler.description,
         "cxx_standard": CXX_STANDARD,

@@ -6,6 +6,7 @@ loaded once per process. `tests/installation/` installs into fresh environments.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -143,6 +144,16 @@ def test_absent_library_repeats_the_recorded_reason(lone_extension: Path) -> Non
     result = run_python("import mffpa_ext._extension", cwd=lone_extension, MFFPA_BACKEND="compiled")
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError") and "no C++ compiler was found at build time" in last
+
+
+@pytest.mark.parametrize(
+    ("soabi", "reason"),
+    [(sysconfig.get_config_var("SOABI"), "has since been removed"), ("cpython-39", "they were built for cpython-39")],
+)
+def test_library_that_went_or_belongs_to_another_python(lone_extension: Path, soabi: str, reason: str) -> None:
+    info = json.dumps({"compiled": True, "soabi": soabi})
+    (lone_extension / "mffpa_ext" / "_build_info.json").write_text(info)
+    assert reason in run_python("import mffpa_ext._extension", cwd=lone_extension).stderr
 
 
 def test_reference_backend_needs_no_library_and_gives_no_warning(lone_extension: Path) -> None:
