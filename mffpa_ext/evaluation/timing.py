@@ -1,0 +1,88 @@
+"""Inference time by Eq. 8 of the paper: FPS = 100 / (sum of the times of 100 single images)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.models import DefectNetwork
+from mffpa_ext.training.config import PRECISIONS
+from mffpa_ext.training.trainer import image_to_input
+
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of single images, in milliseconds. `fps` is Eq. 8, images per second."""
+
+    scope: str
+    images: int
+    fps: float
+    mean_ms: float
+    std_ms: float
+    p50_ms: float
+    p95_ms: float
+    device: str
+    precision: str
+    threads: int
+
+
+def time_inference(
+    model: DefectNetwork, dataset: DefectDataset, device: torch.device, precision: str, images: int = 100
+) -> list[Timing]:
+    """Times `images` single-image passes, after a warm-up, twice: the model alone, and from the source to the result.
+
+    The data set's images are taken in turn. On a GPU every pass is waited for.
+    """
+    dtype = PRECISIONS[precision]
+    model.eval()
+
+    def ready(index: int) -> torch.Tensor:
+        pixels = dataset.decode(index)[None]
+        return image_to_input(pixels, device).contiguous(memory_format=torch.channels_last)
+
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            return model(x)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def measure(prepare: Callable[[int], torch.Tensor], run: Callable[[torch.Tensor | int], object], scope: str) -> Timing:
+        times = []
+        for step in range(WARM_UP + images):
+            argument = prepare(step % len(dataset))
+            wait()
+            started = time.perf_counter()
+            run(argument)
+            wait()
+            if step >= WARM_UP:
+                times.append(time.perf_counter() - started)
+        milliseconds = np.array(times) * 1e3
+        return Timing(
+            scope=scope,
+            images=images,
+            fps=images / sum(times),
+            mean_ms=float(milliseconds.mean()),
+            std_ms=float(milliseconds.std()),
+            p50_ms=float(np.percentile(milliseconds, 50)),
+            p95_ms=float(np.percentile(milliseconds, 95)),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            precision=precision,
+            threads=torch.get_num_threads(),
+        )
+
+    source = "decode" if dataset.from_files else "render"
+    with torch.inference_mode():
+        return [
+            measure(ready, forward, "model"),
+            measure(lambda index: index, lambda index: forward(ready(index))[0].item(),
+                    f"{source} + resize + copy + model"),
+        ]

@@ -1,0 +1,174 @@
+"""Command-line flags from frozen dataclasses, configuration files, and one way to end a command.
+
+A field's name is the flag's (`batch_size` is `--batch-size`), its annotation says how the text is read, and its
+metadata, made by `flag`, hold help and choices. `--config FILE` (TOML or JSON) gives the same names; a flag on the
+command line wins over the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mffpa_ext.errors import UserError
+
+
+def flag(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
+    """A dataclass field that is also a command-line flag."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def make_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser whose errors are `UserError`s; flags cannot be abbreviated, so that new ones never change old scripts."""
+    return _Parser(prog=program, description=description, allow_abbrev=False)
+
+
+def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
+    """Adds a flag for every field of the dataclasses. Absent flags stay absent from the parsed namespace."""
+    for config in configs:
+        hints = typing.get_type_hints(config)
+        group = parser.add_argument_group(config.__doc__.strip().splitlines()[0].rstrip("."))
+        for field in dataclasses.fields(config):
+            name = "--" + field.name.replace("_", "-")
+            text = field.metadata["help"]
+            if field.default is not None and field.default is not False:
+                text += f" (default: {_shown(field.default)})"
+            options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+            if hints[field.name] is bool:
+                parser_action = {"action": argparse.BooleanOptionalAction}
+            else:
+                reader = _reader(hints[field.name])
+                parser_action = {"type": reader, "metavar": reader.__name__}
+                if field.metadata["choices"]:
+                    choices = field.metadata["choices"]
+                    numbers = all(isinstance(choice, int) for choice in choices) and len(choices) > 4
+                    shown = f"{choices[0]}..{choices[-1]}" if numbers else "|".join(map(str, choices))
+                    parser_action |= {"choices": choices, "metavar": shown}
+            group.add_argument(name, **options, **parser_action)
+
+
+def read_config_file(path: str, *configs: type) -> dict[str, Any]:
+    """Settings of a TOML or JSON file, by field name. Raises UserError for a key or a value that no field takes."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        settings = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: expected TOML, or JSON where the name ends in .json: {error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"--config {path}: expected a table of settings, got a {type(settings).__name__}")
+    fields = {field.name: (field, config) for config in configs for field in dataclasses.fields(config)}
+    values = {}
+    for key, value in settings.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            raise UserError(f"--config {path}: no setting {key!r}; the settings are {', '.join(fields)}")
+        field, config = fields[name]
+        values[name] = _from_file(f"--config {path}: {key}", value, typing.get_type_hints(config)[name], field)
+    return values
+
+
+def build(config: type, settings: dict[str, Any]) -> Any:
+    """The dataclass with those of the settings that are its own."""
+    return config(**{f.name: settings[f.name] for f in dataclasses.fields(config) if f.name in settings})
+
+
+def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command line: exit code 0, 2 with one line on standard error for a UserError, 130 when interrupted."""
+    try:
+        main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output is gone (`| head`)
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(0)
+
+
+def _shown(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = (int(part) for part in text.lower().split("x"))
+    return height, width
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+_READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: ("N", int),
+    float: ("X", float),
+    str: ("TEXT", str),
+    tuple[int, int]: ("HxW", _size),
+    str | int: ("N|WORD", _number_or_word),
+}
+
+
+_EXPECTED = {
+    "N": "a whole number",
+    "X": "a number",
+    "TEXT": "text",
+    "HxW": "height x width such as 512x512",
+    "N|WORD": "a whole number or a word",
+}
+
+
+def _without_none(hint: Any) -> Any:
+    """`int | None` to `int`: an absent flag stands for None."""
+    if isinstance(hint, types.UnionType):
+        parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
+        return parts[0] if len(parts) == 1 else typing.Union[tuple(parts)]  # noqa: UP007
+    return hint
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    name, read = next(entry for known, entry in _READERS.items() if known == _without_none(hint))
+
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {_EXPECTED[name]}, got {text!r}") from None
+
+    reader.__name__ = name
+    return reader
+
+
+def _from_file(where: str, value: Any, hint: Any, field: dataclasses.Field) -> Any:
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{where}: expected true or false, got {value!r}")
+        return value
+    if value is None:  # JSON's null, as in the config.json of a run
+        return None
+    if isinstance(value, list):
+        value = "x".join(map(str, value))
+    try:
+        value = _reader(hint)(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{where}: {error}") from None
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise UserError(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+    return value

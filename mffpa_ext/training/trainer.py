@@ -1,0 +1,203 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.data.sampler import BalancedSampler
+from mffpa_ext.errors import UserError
+from mffpa_ext.models import DefectNetwork
+from mffpa_ext.training.augment import flip_batch
+from mffpa_ext.training.checkpoint import model_facts, save_checkpoint
+from mffpa_ext.training.config import PRECISIONS, TrainConfig
+from mffpa_ext.training.losses import LossWeights, loss_terms, loss_weights
+from mffpa_ext.training.progress import TrainingProgress
+from mffpa_ext.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation images say of one epoch. threshold: of the score in 0..1, where F1 is best."""
+
+    ap: float
+    auc: float
+    threshold: float
+
+
+def image_to_input(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, C, H, W] to float32 in 0..1 on the device: what the networks take."""
+    return images.to(device, non_blocking=True).float().div_(255)
+
+
+class Trainer:
+    """Trains a network on a data set, epoch by epoch, writing a checkpoint after each.
+
+    Args:
+        model, dataset: on the CPU; the model is moved to the device.
+        config: resolved.
+        device: where to train.
+        folder: receives log.csv, last.pt and best.pt.
+        facts: stored in every checkpoint beside the weights (configuration, preprocessing): primitives only.
+        validate: called with the model after each epoch; None trains to the last epoch and selects nothing.
+        workers: processes that load batches; they never change the result.
+    """
+
+    def __init__(
+        self,
+        model: DefectNetwork,
+        dataset: DefectDataset,
+        config: TrainConfig,
+        device: torch.device,
+        folder: RunFolder,
+        facts: dict[str, Any],
+        validate: Callable[[DefectNetwork], Validation] | None,
+        workers: int = 0,
+    ) -> None:
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.config = config
+        self.device = device
+        self.folder = folder
+        self.facts = facts
+        self.validate = validate
+        self.sampler = BalancedSampler(dataset.labels, config.seed)
+        self.loader = DataLoader(
+            dataset,
+            batch_size=config.batch_size,
+            sampler=self.sampler,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator().manual_seed(config.seed),  # else worker seeds are drawn from the global state
+        )
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr)
+        # float16 gradients underflow without scaling; the other precisions pass through unscaled.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.epoch = 0
+        self.log: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+
+    def fit(self) -> None:
+        """Trains the remaining epochs. Raises UserError when the loss is no longer a number."""
+        epochs, steps = self.config.epochs, len(self.loader)
+        with TrainingProgress(epochs * steps, self.epoch * steps) as progress:
+            while self.epoch < epochs:
+                started = time.monotonic()
+                row = self._train_epoch(progress)
+                validation = self.validate(self.model) if self.validate else None
+                row |= {
+                    "val_ap": None if validation is None else validation.ap,
+                    "val_auc": None if validation is None else validation.auc,
+                    "seconds": round(time.monotonic() - started, 3),
+                }
+                self.log.append(row)
+                self.epoch += 1
+                self._save(validation)
+                progress.line(self._describe(row))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run continues from: tensors and primitives."""
+        return {
+            **self.facts,
+            "model_facts": model_facts(self.model),
+            "model": self.model.state_dict(),
+            "epoch": self.epoch,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "log": self.log,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.epoch = state["epoch"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.log = state["log"]
+        self.best = state["best"]
+
+    def _train_epoch(self, progress: TrainingProgress) -> dict[str, Any]:
+        config = self.config
+        weights = loss_weights(config.loss_weights, config.theta, self.epoch, config.epochs)
+        self.model.train()
+        self.sampler.set_epoch(self.epoch)
+        sums = {"segmentation": 0.0, "classification": 0.0, "segmented": 0, "images": 0}
+        for step, batch in enumerate(self.loader, start=1):
+            if config.augment == "flips":
+                batch = flip_batch(batch, config.seed, self.epoch)
+            terms = self._step(batch, weights, step)
+            sums["segmentation"] += terms.segmentation.sum().item()
+            sums["classification"] += terms.classification.sum().item()
+            sums["segmented"] += int(terms.segmented.sum())
+            sums["images"] += len(terms.segmented)
+            progress.step(
+                self.epoch + 1,
+                sums["segmentation"] / max(sums["segmented"], 1),
+                sums["classification"] / sums["images"],
+            )
+        return {
+            "epoch": self.epoch + 1,
+            "lr": config.lr,
+            "weight_seg": weights.segmentation,
+            "weight_cls": weights.classification,
+            "loss_seg": sums["segmentation"] / max(sums["segmented"], 1),
+            "loss_cls": sums["classification"] / sums["images"],
+        }
+
+    def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int):
+        images = image_to_input(batch["image"], self.device).contiguous(memory_format=torch.channels_last)
+        truth = {key: batch[key].to(self.device) for key in ("target", "weight", "label", "segmented")}
+        dtype = PRECISIONS[self.config.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            decision, mask_logits = self.model(images)
+        terms = loss_terms(decision, mask_logits, truth)
+        loss = terms.total(weights)
+        if not math.isfinite(loss.item()):
+            kept = f"{self.folder.last} holds epoch {self.epoch}; " if self.epoch else ""
+            raise UserError(
+                f"the loss became {loss.item()} in epoch {self.epoch + 1}, step {step} (images "
+                f"{batch['index'].tolist()}): {kept}lower --lr or set --grad-clip 1"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.grad_clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def _save(self, validation: Validation | None) -> None:
+        """best.pt is the epoch of the highest validation AP, then AUC; without validation images the last epoch."""
+        improved = True
+        if validation is not None:
+            rank = (validation.ap, validation.auc)
+            improved = self.best is None or rank > (self.best["ap"], self.best["auc"])
+            if improved:
+                self.best = {"epoch": self.epoch, **vars(validation)}
+        else:
+            self.best = {"epoch": self.epoch, "ap": None, "auc": None, "threshold": None}
+        state = self.state_dict()
+        if improved:
+            save_checkpoint(self.folder.best, state)
+        save_checkpoint(self.folder.last, state)
+        self.folder.write_log(self.log)
+
+    def _describe(self, row: dict[str, Any]) -> str:
+        text = (
+            f"epoch {row['epoch']}/{self.config.epochs}  "
+            f"seg {row['loss_seg']:.4f} x {row['weight_seg']:.2f}  cls {row['loss_cls']:.4f} x {row['weight_cls']:.3f}"
+        )
+        if row["val_ap"] is not None:
+            text += f"  val AP {row['val_ap']:.4f} AUC {row['val_auc']:.4f}"
+        left = sum(entry["seconds"] for entry in self.log) / len(self.log) * (self.config.epochs - row["epoch"])
+        return f"{text}  {row['seconds']:.1f} s, {left:.0f} s left"
