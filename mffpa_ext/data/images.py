@@ -31,7 +31,8 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
 def read_mask(path: Path) -> np.ndarray:
     """Reads a mask file of any mode as uint8 [H,W]: 1 where a sample (in palette images: the index) is above 0.
 
-    Palette masks count by index, not by colour: KSDD's defective ones are palettes, and index 2 occurs, drawn black.
+    Palette masks count by index, not by colour: the masks of KSDD's defective images are palettes of two or three
+    colours, so that a defect is drawn with index 1 or 2.
     Transparency is no sample. Raises UserError as `read_image` does.
     """
     image = _open(path)
@@ -72,6 +73,7 @@ def _read(path: Path, use):
         if path.stat().st_size == 0:
             raise UserError(f"{path}: expected an image, got an empty file (0 bytes): copy it again or remove it")
         with Image.open(path) as image:
+            _refuse_misread_bitmap(image, path)
             return use(image)
     except FileNotFoundError:
         raise UserError(f"{path}: expected an image, found no such file") from None
@@ -82,6 +84,17 @@ def _read(path: Path, use):
     # A truncated or damaged file is an OSError, SyntaxError, ValueError, EOFError or struct.error, by the format.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, ArithmeticError) as error:
         raise UserError(f"{path}: cannot be read as an image ({_first_line(error)}): replace or remove it") from None
+
+
+def _refuse_misread_bitmap(image: Image.Image, path: Path) -> None:
+    """Pillow takes an 8-bit BMP whose palette is black and white for a 1-bit one, and returns wrong pixels."""
+    if image.format == "BMP" and image.mode == "1":
+        with path.open("rb") as file:
+            header = file.read(30)
+        bits = header[24:26] if header[14] == 12 else header[28:30]  # 12: the short header of OS/2
+        if int.from_bytes(bits, "little") != 1:
+            raise UserError(f"{path}: an 8-bit BMP with a palette of two colours, which Pillow misreads: "
+                            f"save it as PNG or as a gray BMP")
 
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:

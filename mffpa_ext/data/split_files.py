@@ -82,7 +82,7 @@ def _listing(entries: Any, fail) -> Listing:
             raise fail(f"{name!r} twice")
         # A name becomes a path: it must not lead out of the data set.
         if not name or Path(name).name != name or name in (".", ".."):
-            raise fail(f"{name[:60]!r}, which is no plain {'name'}")
+            raise fail(f"{name[:60]!r}, which is no plain name")
         listing[name] = bool(entry[1])
     return list(listing.items())
 

@@ -45,7 +45,7 @@ def write_ksdd_folder(folder: Path, parts: int = 3, defective: int = 1, size: tu
         mask = Image.fromarray(spot(size, 1) if part < defective else np.zeros(size, np.uint8))
         if part < defective:  # the published masks of defects are palettes, drawn with index 1 or 2
             mask = mask.convert("P")
-            mask.putpalette([0, 0, 0, 255, 255, 255])
+            mask.putpalette([0, 0, 0, 255, 255, 255, 0, 0, 0])
         mask.save(folder / f"Part{part}_label.bmp")
 
 
