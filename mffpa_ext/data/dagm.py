@@ -89,7 +89,7 @@ def _listed(records: list[Record], listing: Listing, folder: Path, split_file: s
     known = {record.image.name for record in records}
     missing = [name for name in flags if name not in known]
     if missing:
-        raise UserError(f"{folder / missing[0]}: listed in {split_file} (and {len(missing) - 1} more that are missing), "
+        raise UserError(f"{folder / missing[0]}: listed in {split_file} (and {len(missing) - 1} more), "
                         f"found no such file: complete the data set or leave --split-file out")
     return [replace(record, annotated=not record.label or flags[record.image.name])
             for record in records if record.image.name in flags]
