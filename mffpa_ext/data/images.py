@@ -1,6 +1,8 @@
 """Image and mask files → uint8 arrays. Whatever is wrong with a file becomes one line that names it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +69,7 @@ def _open(path: Path) -> Image.Image:
     return _read(path, ImageOps.exif_transpose)
 
 
-def _read(path: Path, use):
+def _read(path: Path, use: Callable[[Image.Image], Any]) -> Any:
     """`use` of the opened image, with Pillow's many exceptions turned into UserError."""
     try:
         if path.stat().st_size == 0:

@@ -5,6 +5,7 @@ KSDD (train, test), each a list over 3 folds of (folder, flag); DAGM the same ov
 """
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_split(path: Path, dataset: str, part: int) -> tuple[Listing, Listing]:
     return train, test
 
 
-def _listing(entries: Any, fail) -> Listing:
+def _listing(entries: Any, fail: Callable[[str], UserError]) -> Listing:
     if not isinstance(entries, (list, tuple)) or not entries:
         raise fail(f"a listing that is {_describe(entries)}")
     listing: dict[str, bool] = {}

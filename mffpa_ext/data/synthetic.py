@@ -17,6 +17,7 @@ from scipy import fft
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.splits import Layout
 from mffpa_ext.data.types import Record
+from mffpa_ext.errors import UserError
 
 KINDS = ("blob", "scratch", "stain")
 # Strengths are in standard deviations: of the surface around it for a defect, of the grain for light. They belong
@@ -27,6 +28,7 @@ HOT_SPOTS, HOT_SPOT_STRENGTH = 5, (1.5, 3.0)  # at most so many in an image
 
 _TRAIN_STREAM, _TEST_STREAM = 0, 1
 _TEST_SEED = 2021
+_SMALLEST = 32  # below it defects shrink to nothing
 _REFERENCE = 96  # lengths below are pixels of an image whose shorter side is this
 
 
@@ -45,6 +47,9 @@ class SyntheticImage:
 
 def build(config: DataConfig, seed: int) -> Layout:
     """Records of `synthetic_train` images that vary with the seed and `synthetic_test` fixed ones, half defective."""
+    if min(config.image_size) < _SMALLEST:
+        raise UserError(f"--image-size: expected sides of at least {_SMALLEST} for synthetic images, "
+                        f"got {config.image_size[0]} {config.image_size[1]}: defects would have no pixels left")
     train = _records("train", (seed, _TRAIN_STREAM), config.synthetic_train, config.image_size)
     test = _records("test", (_TEST_SEED, _TEST_STREAM), config.synthetic_test, config.image_size)
     note = (f"synthetic images: {len(train)} for training from seed {seed}, {len(test)} for the test, "
@@ -129,14 +134,19 @@ def _rotated(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
-def _blob(rng, x, y, scale: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+# A shape is its strength float [H,W] in 0..1 and its mask bool [H,W]. x [1,W] and y [H,1] are measured from its centre;
+# `angle` is the direction of the grain.
+Shape = tuple[np.ndarray, np.ndarray]
+
+
+def _blob(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scale: float, angle: float) -> Shape:
     long, short = rng.uniform(6.7, 11.5) * scale, rng.uniform(4.8, 7.7) * scale
     u, v = _rotated(x, y, rng.uniform(0, np.pi))
     distance = np.hypot(u / long, v / short)
     return _edge(distance, 6), distance < 1
 
 
-def _scratch(rng, x, y, scale: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def _scratch(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scale: float, angle: float) -> Shape:
     """A slightly bent line that runs across the grain: along it, it would be grain."""
     half, width = rng.uniform(14, 24) * scale, rng.uniform(1.3, 1.9) * scale + 0.3
     u, v = _rotated(x, y, angle + np.pi / 2 + rng.uniform(0.5, np.pi - 0.5))
@@ -145,7 +155,7 @@ def _scratch(rng, x, y, scale: float, angle: float) -> tuple[np.ndarray, np.ndar
     return np.exp(-0.5 * (v / width) ** 2 - 0.5 * beyond ** 2), (np.abs(v) < 1.5 * width) & (np.abs(u) < half)
 
 
-def _stain(rng, x, y, scale: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def _stain(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, scale: float, angle: float) -> Shape:
     """A ragged spot that covers the grain."""
     radius = rng.uniform(7.7, 11.5) * scale
     size = (y.shape[0], x.shape[1])

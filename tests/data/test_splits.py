@@ -16,8 +16,9 @@ def records_of(positives, negatives):
 
 def foldered(folders=9, parts=4, twins=()):
     canonical = {second: first for first, second in twins}
-    return [Record(f"kos{f:02d}/{p}", Path("x"), None, int(p == 0), True, group=canonical.get(f"kos{f:02d}", f"kos{f:02d}"),
-                   folder=f"kos{f:02d}") for f in range(folders) for p in range(parts)]
+    names = [f"kos{f:02d}" for f in range(folders)]
+    return [Record(f"{name}/{p}", Path("x"), None, int(p == 0), True, group=canonical.get(name, name), folder=name)
+            for name in names for p in range(parts)]
 
 
 def annotated(records):
@@ -98,7 +99,8 @@ def test_validation_keeps_items_whole(fraction):
         assert ("kos01" in {r.folder for r in train}) == ("kos05" in {r.folder for r in train})
 
 
-@pytest.mark.parametrize("positives, negatives, kind", [(1, 9, "defective"), (5, 1, "defect-free"), (5, 0, "defect-free")])
+@pytest.mark.parametrize("positives, negatives, kind",
+                         [(1, 9, "defective"), (5, 1, "defect-free"), (5, 0, "defect-free")])
 def test_too_few_to_part(positives, negatives, kind):
     with pytest.raises(UserError, match=f"at least 2 {kind}"):
         carve_validation(records_of(positives, negatives), 0.2, 0)

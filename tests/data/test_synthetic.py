@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.data.synthetic import KINDS, SyntheticImage
+from mffpa_ext.errors import UserError
 
 SIMPLE = 0.88  # average precision that a logistic regression on simple statistics may reach at most
 
@@ -98,6 +99,16 @@ def test_an_image_does_not_depend_on_the_others():
     few = load_splits(DataConfig(synthetic_train=12, synthetic_test=6, val_fraction=0.0), 5, progress=False)
     more = load_splits(DataConfig(synthetic_train=12, synthetic_test=30, val_fraction=0.0), 5, progress=False)
     assert torch.equal(few.test[2]["image"], more.test[2]["image"])
+
+
+@pytest.mark.parametrize("size", [(96, 96), (32, 32), (40, 136)])
+def test_no_defect_is_without_pixels(size):
+    assert all(SyntheticImage((3, i), size, KINDS[i % 3]).render()[1].sum() >= 5 for i in range(90))
+
+
+def test_sizes_too_small_for_a_defect():
+    with pytest.raises(UserError, match="--image-size.*at least 32.*24 96"):
+        load_splits(DataConfig(image_size=(24, 96)), 0, progress=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
