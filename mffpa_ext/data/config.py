@@ -1,0 +1,124 @@
+"""Which data set is used, and how its images become training targets. Every field is a command-line flag."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS
+from mffpa_ext.errors import UserError
+
+STRIDE = 8  # the mask logits lie on a grid of 1/8 of the image
+
+
+def _flag(default: Any, text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Settings of the data layer. None means: what the data set's row in `facts.FACTS` says; `resolve` fills it in.
+
+    The seed is no field: the run's own seed is handed to `loading.load_splits`.
+    """
+
+    dataset: str = _flag("synthetic", "data set", choices=tuple(FACTS))
+    data_root: str | None = _flag(None, "folder of the data set as its owner publishes it (not for synthetic)")
+    image_size: tuple[int, int] | None = _flag(
+        None, "height and width in pixels, multiples of 8; default: the data set's", metavar=("H", "W"))
+    dagm_class: int = _flag(1, "DAGM: class, 1 to 10", choices=tuple(range(1, DAGM_CLASSES + 1)))
+    resplit: bool = _flag(
+        False, "DAGM: put the images that are there together and split them half and half by the seed (unofficial)")
+    fold: int = _flag(0, "KSDD: cross-validation fold, 0 to 2", choices=tuple(range(KSDD_FOLDS)))
+    split_file: str | None = _flag(None, "split published with MixSup (.pyb); default: the official or a seeded one")
+    num_segmented: str | int = _flag(
+        "all", "number of defective training images that have a pixel mask (KSDD: of folders), or 'all'")
+    val_fraction: float | None = _flag(
+        None, "part of the training images set aside for validation, 0 to below 1; default: the data set's")
+    validate_on: str = _flag(
+        "val", "images that choose the best epoch; 'test' is optimistic by design", choices=("val", "test"))
+    dilate: int | None = _flag(None, "side of the square that dilates masks, in pixels of the mask; 1: no dilation")
+    distance_weight: float | None = _flag(None, "w: weight of the pixel farthest inside a defect")
+    distance_power: float | None = _flag(None, "p: power of the distance inside a defect")
+    distance_transform: str = _flag(
+        "whole", "distances are divided by the largest of the whole mask or of each connected component",
+        choices=("whole", "component"))
+    cache_memory: float = _flag(4.0, "memory for decoded images, in GiB; what does not fit is decoded at each use")
+    workers: int = _flag(0, "processes that load batches; 0: the training process itself")
+    synthetic_train: int = _flag(600, "synthetic: number of training images, half of them defective")
+    synthetic_test: int = _flag(300, "synthetic: number of test images, half of them defective")
+
+
+def resolve(config: DataConfig) -> DataConfig:
+    """Returns the config without a None that a data set's facts answer. Raises UserError for a setting out of range."""
+    facts = FACTS.get(config.dataset)
+    if facts is None:
+        raise UserError(f"--dataset: expected one of {', '.join(FACTS)}, got {config.dataset!r}")
+    if facts.needs_root and config.data_root is None:
+        raise UserError(f"--data-root: {config.dataset} needs the folder of {facts.title}; none was given")
+
+    def default(value: Any, fact: Any) -> Any:
+        return fact if value is None else value
+
+    resolved = replace(
+        config,
+        image_size=_image_size(default(config.image_size, facts.image_size)),
+        num_segmented=_num_segmented(config.num_segmented),
+        # With --validate-on test no image needs setting aside.
+        val_fraction=default(config.val_fraction, 0.0 if config.validate_on == "test" else facts.val_fraction),
+        dilate=default(config.dilate, facts.dilate),
+        distance_weight=default(config.distance_weight, facts.distance_weight),
+        distance_power=default(config.distance_power, facts.distance_power),
+    )
+    _check_ranges(resolved)
+    return resolved
+
+
+def _image_size(size: Any) -> tuple[int, int]:
+    problem = f"--image-size: expected height and width, multiples of {STRIDE} and above 0, got {size!r}"
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError):
+        raise UserError(problem) from None
+    if min(height, width) <= 0 or height % STRIDE or width % STRIDE:
+        nearest = " ".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in (height, width))
+        raise UserError(f"{problem}; nearest: {nearest}")
+    return height, width
+
+
+def _num_segmented(value: str | int) -> str | int:
+    if value == "all":
+        return "all"
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or isinstance(value, (bool, float)):
+        raise UserError(f"--num-segmented: expected a number from 0 or 'all', got {value!r}")
+    return number
+
+
+def _check_ranges(config: DataConfig) -> None:
+    expectations = (
+        ("dagm_class", 1 <= config.dagm_class <= DAGM_CLASSES, f"1 to {DAGM_CLASSES}"),
+        ("fold", 0 <= config.fold < KSDD_FOLDS, f"0 to {KSDD_FOLDS - 1}"),
+        ("val_fraction", 0 <= config.val_fraction < 1, "0 to below 1"),
+        ("validate_on", config.validate_on in ("val", "test"), "val or test"),
+        ("dilate", config.dilate >= 1, "1 (no dilation) or more"),
+        ("distance_weight", config.distance_weight >= 0, "0 or more"),
+        ("distance_power", config.distance_power >= 0, "0 or more"),
+        ("distance_transform", config.distance_transform in ("whole", "component"), "whole or component"),
+        ("cache_memory", config.cache_memory >= 0, "0 or more"),
+        ("workers", config.workers >= 0, "0 or more"),
+        ("synthetic_train", config.synthetic_train >= 4, "4 or more"),
+        ("synthetic_test", config.synthetic_test >= 2, "2 or more"),
+    )
+    for name, holds, expected in expectations:
+        if not holds:
+            raise UserError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(config, name)!r}")
+    if config.validate_on == "test" and config.val_fraction > 0:
+        raise UserError("--validate-on test and --val-fraction above 0 exclude each other: give one of them")
+    if config.resplit and config.dataset != "dagm":
+        raise UserError(f"--resplit is for --dataset dagm, not for {config.dataset}: leave it out")
+    if config.split_file is not None and config.dataset == "synthetic":
+        raise UserError("--split-file: the synthetic data set has no split files: leave it out")
+    if config.split_file is not None and config.resplit:
+        raise UserError("--split-file and --resplit exclude each other: give one of them")

@@ -1,0 +1,157 @@
+"""Records → tensors: every file is read and checked once, before training, and kept where memory allows."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mffpa_ext.data.images import check_same_size, read_image, read_mask, read_size
+from mffpa_ext.data.targets import TargetSpec, binary_mask, empty_target, make_target, unknown_target
+from mffpa_ext.data.types import Record, Sample
+from mffpa_ext.errors import UserError
+
+_READERS = min(8, os.cpu_count() or 1)
+
+
+class PixelBudget:
+    """Bytes of decoded images that may still be kept, shared by the parts of a data set."""
+
+    def __init__(self, gibibytes: float) -> None:
+        self.left = int(gibibytes * 2**30)
+
+    def grant(self, count: int, each: int) -> int:
+        """Returns how many of `count` images of `each` bytes may be kept, and takes them off the budget."""
+        granted = min(count, self.left // each)
+        self.left -= granted * each
+        return granted
+
+
+class DefectDataset(Dataset):
+    """Images with their segmentation targets. Items are the same whatever is cached and whichever process loads them.
+
+    Making one reads every file, so a damaged file, a mask of another size or one that contradicts its label raises
+    UserError now and not hours into training. Images are kept at the training size as uint8; positives first, as every
+    epoch shows all of them.
+
+    labels: int64 [N], 1 defective. annotated: bool [N], see `Record`. names: N strings.
+    size: H×W in pixels, multiples of 8. channels: 1 or 3. budget: None keeps everything.
+    """
+
+    def __init__(self, records: Sequence[Record], size: tuple[int, int], channels: int, targets: TargetSpec,
+                 budget: PixelBudget | None = None, title: str = "images", progress: bool = False) -> None:
+        self.records = tuple(records)
+        self.size, self.channels, self.target_spec = tuple(size), channels, targets
+        self.labels = np.array([record.label for record in self.records], dtype=np.int64)
+        self.annotated = np.array([record.annotated for record in self.records], dtype=bool)
+        self.names = [record.name for record in self.records]
+        self._keep(budget, title, progress)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one training item.
+
+        image uint8 [C,H,W]; target, weight float32 [1,H/8,W/8]; label float32 []; segmented bool []: the truth of
+        every pixel is known (negatives and annotated positives), else target and weight are zeros; index int.
+        """
+        index = self._index(index)
+        label, annotated = int(self.labels[index]), bool(self.annotated[index])
+        if not label:
+            target, weight = empty_target(self.size)
+        elif not annotated:
+            target, weight = unknown_target(self.size)
+        else:
+            # Cloned: a caller that changes an item in place must not change the data set.
+            target, weight = (kept.clone() for kept in self._targets[index])
+        return {"image": self._image(index), "target": target, "weight": weight,
+                "label": torch.tensor(float(label)), "segmented": torch.tensor(not label or annotated), "index": index}
+
+    def sample(self, index: int) -> Sample:
+        """Returns image and undilated mask at the training size, for evaluation and display."""
+        index = self._index(index)
+        record = self.records[index]
+        mask = None
+        if not record.label:
+            mask = torch.zeros(self.size, dtype=torch.uint8)
+        elif record.annotated:
+            mask = binary_mask(_mask_of(record), self.size)
+        return Sample(self._image(index), mask, record.label, record.annotated, record.name)
+
+    def _index(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of a data set of {len(self)} images")
+        return int(index) % len(self)
+
+    def _image(self, index: int) -> torch.Tensor:
+        slot = self._slots[index]
+        return self._pixels[slot].clone() if slot >= 0 else self._decode(self.records[index])
+
+    def _decode(self, record: Record) -> torch.Tensor:
+        if isinstance(record.image, Path):
+            return read_image(record.image, self.channels, self.size)
+        return self._planes(record.image.render()[0])
+
+    def _planes(self, gray: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(gray)[None].expand(self.channels, -1, -1).contiguous()
+
+    def _keep(self, budget: PixelBudget | None, title: str, progress: bool) -> None:
+        shape = (self.channels, *self.size)
+        count = len(self) if budget is None else budget.grant(len(self), int(np.prod(shape)))
+        # One tensor for all: worker processes then share one piece of memory, not thousands.
+        self._pixels = torch.empty((count, *shape), dtype=torch.uint8)
+        self._slots = np.full(len(self), -1, dtype=np.int64)
+        self._slots[np.argsort(-self.labels, kind="stable")[:count]] = np.arange(count)
+        self._targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def load(index: int) -> tuple[int, tuple[torch.Tensor, torch.Tensor] | None]:
+            record = self.records[index]
+            image, mask = self._checked(record)
+            if self._slots[index] >= 0:
+                self._pixels[self._slots[index]] = image
+            use_mask = record.label and record.annotated
+            return index, make_target(mask, self.size, self.target_spec) if use_mask else None
+
+        for index, target in _in_threads(load, range(len(self)), title, progress):
+            if target is not None:
+                self._targets[index] = target
+
+    def _checked(self, record: Record) -> tuple[torch.Tensor, np.ndarray | None]:
+        """Image and mask of a record. A mask that is not used is checked all the same."""
+        if not isinstance(record.image, Path):
+            pixels, mask = record.image.render()
+            return self._planes(pixels), mask
+        image = self._decode(record)
+        if record.mask is None:
+            if record.label and record.annotated:
+                raise UserError(f"{record.image}: defective and to be used with its pixel mask, but it has none: "
+                                f"add the mask or lower --num-segmented")
+            return image, None
+        mask = read_mask(record.mask)
+        check_same_size(record.image, read_size(record.image), record.mask, mask.shape)
+        if bool(mask.any()) != bool(record.label):
+            state = ("marks no pixel, yet its image counts as defective" if record.label
+                     else "marks pixels, yet its image counts as defect-free")
+            raise UserError(f"{record.mask}: {state}: correct the mask or the listing")
+        return image, mask
+
+
+def _mask_of(record: Record) -> np.ndarray:
+    return read_mask(record.mask) if record.mask is not None else record.image.render()[1]
+
+
+def _in_threads(work: Callable[[int], Any], items: Sequence[int], title: str, progress: bool) -> Iterable[Any]:
+    """Results of `work` in the order of `items`; of several errors the first in that order is raised."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        try:
+            yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img", disable=not progress,
+                            leave=False)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,104 @@
+"""KolektorSDD: `kosNN/PartK.jpg` with `kosNN/PartK_label.bmp`; cross-validation in 3 folds by folder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from mffpa_ext.data.config import DataConfig
+from mffpa_ext.data.facts import KSDD_FOLDS, KSDD_SKIPPED, KSDD_TWINS
+from mffpa_ext.data.images import is_image_file, read_mask
+from mffpa_ext.data.split_files import Listing, read_split
+from mffpa_ext.data.splits import Layout, group_folds
+from mffpa_ext.data.types import Record
+from mffpa_ext.errors import UserError
+
+_TWINS_NOTE = ("KSDD holds two items twice, byte for byte: {} (all parts); in the published folds the twins "
+               "fall on both sides, so results on those folds are optimistic")
+
+_CANONICAL = {second: first for first, second in KSDD_TWINS}  # twins are one item: never parted for validation
+
+
+def build(config: DataConfig, seed: int) -> Layout:
+    """Records of one fold: of the split file, or of folds drawn from the seed that keep twin folders together."""
+    folders = read_folders(Path(config.data_root))
+    notes = [_TWINS_NOTE.format(" and ".join(" = ".join(pair) for pair in KSDD_TWINS))]
+    if config.split_file is not None:
+        train, test = read_split(Path(config.split_file), "ksdd", config.fold)
+        notes += _straddling(train, test)
+        return Layout(_listed(folders, train, config), _listed(folders, [(name, True) for name, _ in test], config),
+                      official=True, by_folder=True, flags_fixed=True, notes=notes)
+    if len(folders) < KSDD_FOLDS:
+        raise UserError(f"{config.data_root}: expected at least {KSDD_FOLDS} folders kosNN to make folds of, "
+                        f"found {len(folders)}")
+    folds = group_folds(_keep_twins_together(sorted(folders)), KSDD_FOLDS, seed)
+    notes.append(f"unofficial folds: no --split-file, so {KSDD_FOLDS} folds were drawn by folder from seed {seed}, "
+                 f"twins on the same side; this is fold {config.fold}")
+    held_out = folds[config.fold]
+    train_records = [record for name in sorted(folders) if name not in held_out for record in folders[name]]
+    test_records = [record for name in sorted(held_out) for record in folders[name]]
+    return Layout(train_records, test_records, official=False, by_folder=True, notes=notes)
+
+
+def read_folders(root: Path) -> dict[str, list[Record]]:
+    """Folder name → its records. An image is defective where its mask marks a pixel.
+
+    Raises UserError where there is no folder, an image has no mask file, or a mask no image.
+    """
+    directories = sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("kos"))
+    if not directories:
+        raise UserError(f"{root}: expected folders kos01, kos02, … of KolektorSDD, found none: "
+                        f"--data-root is the folder that holds them")
+    pairs: list[tuple[str, Path, Path]] = []
+    for directory in directories:
+        found = _pairs(directory)
+        if not found:
+            raise UserError(f"{directory}: expected images such as Part0.jpg, found none")
+        pairs += found
+    with ThreadPoolExecutor() as pool:
+        labels = list(pool.map(lambda pair: int(read_mask(pair[2]).any()), pairs))
+    folders: dict[str, list[Record]] = {}
+    for (folder, image, mask), label in zip(pairs, labels):
+        record = Record(f"{folder}/{image.name}", image, mask, label, annotated=True,
+                        group=_CANONICAL.get(folder, folder), folder=folder)
+        folders.setdefault(folder, []).append(record)
+    return folders
+
+
+def _pairs(directory: Path) -> list[tuple[str, Path, Path]]:
+    files = [path for path in sorted(directory.iterdir()) if is_image_file(path)]
+    masks = {path.stem.removesuffix("_label"): path for path in files if path.stem.endswith("_label")}
+    images = {path.stem: path for path in files if not path.stem.endswith("_label")}
+    for stem, path in images.items():
+        if stem not in masks:
+            raise UserError(f"{path}: expected its label file {directory / stem}_label.bmp, found no such file: "
+                            f"in KolektorSDD every image has one, defective or not")
+    for stem, path in masks.items():
+        if stem not in images:
+            raise UserError(f"{path}: expected its image {directory / stem}.jpg, found no such file")
+    return [(directory.name, images[stem], masks[stem]) for stem in images
+            if f"{directory.name}_{stem}" not in KSDD_SKIPPED]
+
+
+def _listed(folders: dict[str, list[Record]], listing: Listing, config: DataConfig) -> list[Record]:
+    records = []
+    for name, flag in sorted(listing):
+        if name not in folders:
+            raise UserError(f"{Path(config.data_root) / name}: listed in {config.split_file}, found no such folder: "
+                            f"complete the data set or leave --split-file out")
+        records += [replace(record, annotated=not record.label or flag) for record in folders[name]]
+    return records
+
+
+def _straddling(train: Listing, test: Listing) -> list[str]:
+    sides = {name: side for side, listing in (("train", train), ("test", test)) for name, _ in listing}
+    pairs = [pair for pair in KSDD_TWINS if {sides.get(name) for name in pair} == {"train", "test"}]
+    if not pairs:
+        return ["no pair of twins falls on both sides of this fold"]
+    return ["twins on both sides of this fold: " + ", ".join(
+        " = ".join(f"{name} ({sides[name]})" for name in pair) for pair in pairs)]
+
+
+def _keep_twins_together(names: list[str]) -> list[tuple[str, ...]]:
+    twins = [tuple(name for name in pair if name in names) for pair in KSDD_TWINS]
+    paired = {name for pair in twins for name in pair}
+    return [pair for pair in twins if pair] + [(name,) for name in names if name not in paired]

@@ -1,0 +1,70 @@
+"""One entry to all data sets: config and seed → train, validation and test."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mffpa_ext.data import dagm, ksdd, synthetic
+from mffpa_ext.data.config import DataConfig, resolve
+from mffpa_ext.data.dataset import DefectDataset, PixelBudget
+from mffpa_ext.data.facts import FACTS
+from mffpa_ext.data.splits import Layout, carve_validation, check_fixed_flags, choose_annotated
+from mffpa_ext.data.targets import TargetSpec
+from mffpa_ext.data.types import DataSplits, Record
+from mffpa_ext.errors import UserError
+
+BUILDERS: dict[str, Callable[[DataConfig, int], Layout]] = {
+    "synthetic": synthetic.build,
+    "dagm": dagm.build,
+    "ksdd": ksdd.build,
+}
+
+
+def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSplits:
+    """Loads a data set and checks every file of it.
+
+    seed: drives every split and choice that the data set's owner did not publish, and the synthetic training images.
+    progress: show a bar on standard error. Raises UserError for whatever is wrong with the settings or the files.
+    """
+    config = resolve(config)
+    if config.data_root is not None and FACTS[config.dataset].needs_root and not Path(config.data_root).is_dir():
+        raise UserError(f"--data-root: expected the folder of {FACTS[config.dataset].title}, "
+                        f"found no folder {config.data_root}")
+    layout = BUILDERS[config.dataset](config, seed)
+    notes = list(layout.notes)
+    train, validation = layout.train, []
+    if layout.flags_fixed:
+        notes += check_fixed_flags(train, config.num_segmented, Path(config.split_file).name, layout.by_folder)
+    train, validation = carve_validation(train, config.val_fraction, seed)
+    _need_defects(train, "training", config)
+    _need_defects(layout.test, "test", config)
+    if not layout.flags_fixed:
+        # After the carving, so that N masks are N masks to train on.
+        train = choose_annotated(train, config.num_segmented, seed, layout.by_folder)
+    if validation:
+        notes.append(f"validation: {len(validation)} of {len(layout.train)} training images set aside by seed {seed}")
+
+    facts, spec, budget = FACTS[config.dataset], TargetSpec.from_config(config), PixelBudget(config.cache_memory)
+
+    def part(records: list[Record], title: str) -> DefectDataset:
+        return DefectDataset(records, config.image_size, facts.channels, spec, budget, title, progress)
+
+    train_set = part(train, "training images")
+    validation_set = part(validation, "validation images") if validation else None
+    # Outside training masks only serve evaluation, and all that are there may.
+    test_set = part([_evaluated(record) for record in layout.test], "test images")
+    if config.validate_on == "test":
+        validation_set = test_set
+        notes.append("validated on the test images: the chosen epoch and threshold, and so the results, are optimistic")
+    return DataSplits(train_set, validation_set, test_set, facts.channels, config.image_size, layout.official, notes)
+
+
+def _evaluated(record: Record) -> Record:
+    return replace(record, annotated=True)
+
+
+def _need_defects(records: list[Record], part: str, config: DataConfig) -> None:
+    if not any(record.label for record in records):
+        where = f" in {config.data_root}" if config.data_root else ""
+        raise UserError(f"{part} images{where}: expected some defective ones, found none among {len(records)}: "
+                        f"without a defect there is nothing to learn or to measure")

@@ -1,0 +1,126 @@
+"""Which images train, validate and test, and which of them have a pixel mask: all of it decided by a seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mffpa_ext.data.types import Record
+from mffpa_ext.errors import UserError
+
+# Each decision draws from its own stream, so that changing one leaves the others as they were.
+_ANNOTATION, _VALIDATION, _HALVES = 1, 2, 3
+
+
+@dataclass
+class Layout:
+    """What a builder makes of a data set: its two published parts.
+
+    by_folder: annotation is counted in folders (KSDD), not in images.
+    flags_fixed: a split file has said which positives are annotated.
+    """
+
+    train: list[Record]
+    test: list[Record]
+    official: bool
+    by_folder: bool = False
+    flags_fixed: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, stream])
+
+
+def choose_annotated(records: Sequence[Record], number: str | int, seed: int, by_folder: bool = False) -> list[Record]:
+    """Marks which positives have a pixel mask: `number` of them, or of the folders that hold them.
+
+    number: "all" or 0 and more. The choice for a smaller number is part of that for a larger one, so that results
+    over N differ by annotation alone. Returns the records in their order. Raises UserError for too large a number.
+    """
+    units = sorted({_unit(record, by_folder) for record in records if record.label})
+    kind = "folders with defective training images" if by_folder else "defective training images"
+    if number == "all":
+        number = len(units)
+    if number > len(units):
+        raise UserError(f"--num-segmented: expected at most {len(units)}, the number of {kind}, or 'all', got {number}")
+    order = _generator(seed, _ANNOTATION).permutation(len(units))
+    chosen = {units[i] for i in order[:number]}
+    return [replace(record, annotated=not record.label or _unit(record, by_folder) in chosen) for record in records]
+
+
+def _unit(record: Record, by_folder: bool) -> str:
+    return record.folder if by_folder else record.name
+
+
+def check_fixed_flags(records: Sequence[Record], number: str | int, split_file: str, by_folder: bool) -> list[str]:
+    """Compares N with the positives that a split file marks; returns the notes. The file decides.
+
+    An N above the positives that are there means all of them, as DAGM's 1000 does; one that contradicts the file
+    raises UserError.
+    """
+    positives = {_unit(record, by_folder) for record in records if record.label}
+    marked = {_unit(record, by_folder) for record in records if record.label and record.annotated}
+    kind = "folders" if by_folder else "defective training images"
+    if number == "all":
+        return [f"pixel masks: {len(marked)} of {len(positives)} {kind}, as {split_file} says"]
+    if number == len(marked):
+        return []
+    # KSDD's `split_33_33` marks all 34 folders of its last fold: the published N is the number in the name.
+    if marked == positives and (number > len(positives) or split_file.rpartition("_")[2] == f"{number}.pyb"):
+        return [f"pixel masks: N = {number} means all {len(positives)} {kind} of {split_file}"]
+    raise UserError(f"--num-segmented: {split_file} marks {len(marked)} of {len(positives)} {kind}, got {number}: "
+                    f"leave the flag out or give the split file of that number")
+
+
+def carve_validation(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Parts records into training and validation, stratified by label, groups kept whole.
+
+    fraction: 0 to below 1; of each kind at least one unit goes to validation and at least one stays. Validation
+    positives keep their masks: they serve evaluation and are never trained on. Returns (training, validation), each in
+    the order of `records`. Raises UserError where a kind has too few units to be parted.
+    """
+    if fraction <= 0:
+        return list(records), []
+    units: dict[str, int] = {}
+    for record in records:
+        unit = record.group or record.name
+        units[unit] = max(units.get(unit, 0), record.label)
+    rng = _generator(seed, _VALIDATION)
+    chosen: set[str] = set()
+    for label, kind in ((1, "defective"), (0, "defect-free")):
+        stratum = sorted(unit for unit, its_label in units.items() if its_label == label)
+        if label == 0 and chosen & {record.group for record in records if not record.label}:
+            # Defective items bring good images along (every KSDD folder does); the others follow in proportion.
+            minimum = 0
+        else:
+            minimum = 1
+        if len(stratum) < 2 * minimum:
+            raise UserError(f"--val-fraction: expected at least 2 {kind} training images (or folders) to part, got "
+                            f"{len(stratum)}: add images or give --val-fraction 0")
+        count = min(len(stratum) - minimum, max(minimum, round(fraction * len(stratum))))
+        chosen.update(stratum[i] for i in rng.permutation(len(stratum))[:count])
+    training = [record for record in records if (record.group or record.name) not in chosen]
+    validation = [replace(record, annotated=True) for record in records if (record.group or record.name) in chosen]
+    return training, validation
+
+
+def split_in_halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
+    """Parts records half and half, stratified by label; of an odd number the first half gets one more."""
+    rng = _generator(seed, _HALVES)
+    first: set[str] = set()
+    for label in (1, 0):
+        stratum = sorted(record.name for record in records if record.label == label)
+        first.update(stratum[i] for i in rng.permutation(len(stratum))[:(len(stratum) + 1) // 2])
+    return ([record for record in records if record.name in first],
+            [record for record in records if record.name not in first])
+
+
+def group_folds(groups: Sequence[Sequence[str]], folds: int, seed: int) -> list[set[str]]:
+    """Deals units (each some groups that must stay together) to `folds` folds of nearly equal size, by the seed."""
+    order = _generator(seed, _HALVES).permutation(len(groups))
+    # The larger units first, each to the smallest fold so far: folds then differ by one group at most.
+    dealt: list[set[str]] = [set() for _ in range(folds)]
+    for unit in sorted((groups[i] for i in order), key=len, reverse=True):
+        min(dealt, key=len).update(unit)
+    return dealt

@@ -1,0 +1,70 @@
+"""The vocabulary of the data layer: what lies on disk, what an image is once loaded, what a data set is made of."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from mffpa_ext.data.dataset import DefectDataset
+
+
+class ImageSource(Protocol):
+    """An image that is computed rather than read."""
+
+    def render(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the gray image uint8 [H,W] and its mask uint8 [H,W] with values 0 and 1; the same at each call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image as it lies on disk, before it is read.
+
+    name: unique within the data set, and what predictions are listed under.
+    image: file, or the recipe that computes image and mask.
+    mask: file of the pixel mask; None where there is none (a negative may do without: its mask is known to be empty).
+    label: 1 defective, 0 not.
+    annotated: the mask may be used: negatives always, positives only the N chosen ones. Outside training it only
+        feeds evaluation.
+    group: images of one physical item, which must not be parted between training and validation; "": none.
+    folder: where annotation is counted in folders (KSDD), the folder.
+    """
+
+    name: str
+    image: Path | ImageSource
+    mask: Path | None
+    label: int
+    annotated: bool
+    group: str = ""
+    folder: str = ""
+
+
+class Sample(NamedTuple):
+    """One loaded image. `mask` is undilated, has values 0 and 1, and is None for a positive without annotation."""
+
+    image: torch.Tensor  # uint8 [C,H,W]
+    mask: torch.Tensor | None  # uint8 [H,W]
+    label: int
+    annotated: bool
+    name: str
+
+
+@dataclass
+class DataSplits:
+    """The parts of one data set.
+
+    validation: None where no part is set aside; with `validate_on="test"` it is the very `test`.
+    image_size: H×W in pixels. official: the split is the published one. notes: what must be said beside the results,
+    one line each.
+    """
+
+    train: "DefectDataset"
+    validation: "DefectDataset | None"
+    test: "DefectDataset"
+    channels: int
+    image_size: tuple[int, int]
+    official: bool
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,91 @@
+"""Small data sets in their published layouts, written by the tests; real ones through MFFPA_DATA."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def write_gray(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def noise(seed: int, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def spot(size: tuple[int, int], value: int = 255) -> np.ndarray:
+    mask = np.zeros(size, dtype=np.uint8)
+    mask[size[0] // 3: size[0] // 2, size[1] // 3: size[1] // 2] = value
+    return mask
+
+
+def write_dagm_half(folder: Path, defective: int, good: int, size: tuple[int, int] = (24, 32), first: int = 1) -> None:
+    (folder / "Label").mkdir(parents=True, exist_ok=True)
+    lines = ["1"]
+    for number in range(first, first + defective + good):
+        write_gray(folder / f"{number:04d}.PNG", noise(number, size))
+        if number < first + defective:
+            write_gray(folder / "Label" / f"{number:04d}_label.PNG", spot(size))
+            lines.append(f"{number}\t1\t{number:04d}.PNG\t0\t{number:04d}_label.PNG")
+        else:
+            lines.append(f"{number}\t0\t{number:04d}.PNG\t0\t0\t")
+    (folder / "Label" / "Labels.txt").write_text("\r\n".join(lines))
+
+
+def write_ksdd_folder(folder: Path, parts: int = 3, defective: int = 1, size: tuple[int, int] = (40, 24)) -> None:
+    for part in range(parts):
+        seed = int(folder.name[3:]) * 10 + part
+        write_gray(folder / f"Part{part}.jpg", noise(seed, size))
+        mask = Image.fromarray(spot(size, 1) if part < defective else np.zeros(size, np.uint8))
+        if part < defective:  # the published masks of defects are palettes, drawn with index 1 or 2
+            mask = mask.convert("P")
+            mask.putpalette([0, 0, 0, 255, 255, 255, 0, 0, 0])
+        mask.save(folder / f"Part{part}_label.bmp")
+
+
+@pytest.fixture
+def dagm_root(tmp_path: Path) -> Path:
+    """Class 1 with 5 defective and 8 good images in Train, 3 and 4 in Test, 24×32 pixels."""
+    root = tmp_path / "DAGM"
+    write_dagm_half(root / "Class1" / "Train", 5, 8, first=101)
+    write_dagm_half(root / "Class1" / "Test", 3, 4)
+    return root
+
+
+@pytest.fixture
+def ksdd_root(tmp_path: Path) -> Path:
+    """Nine folders of three parts, one of them defective, 40×24 pixels; kos01 and kos26 are twins."""
+    root = tmp_path / "KolektorSDD"
+    for number in (1, 2, 3, 4, 5, 6, 7, 8, 26):
+        folder = root / f"kos{number:02d}"
+        folder.mkdir(parents=True)
+        write_ksdd_folder(folder)
+    for path in (root / "kos01").iterdir():
+        (root / "kos26" / path.name).write_bytes(path.read_bytes())
+    return root
+
+
+@pytest.fixture
+def ksdd_split(tmp_path: Path) -> Path:
+    """A split file of the published structure for `ksdd_root`: two folders annotated, twins on both sides of fold 0."""
+    names = [f"kos{number:02d}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 26)]
+    tests = [names[:3], names[3:6], names[6:]]
+    train = [[(name, i < 2) for i, name in enumerate(n for n in names if n not in test)] for test in tests]
+    path = tmp_path / "split_6_2.pyb"
+    path.write_bytes(pickle.dumps([train, [[(name, True) for name in test] for test in tests]]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real images."""
+    root = os.environ.get("MFFPA_DATA")
+    if not root:
+        pytest.skip("set MFFPA_DATA to the folder that holds KolektorSDD, DAGM and mixsup_splits")
+    return Path(root)

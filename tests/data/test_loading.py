@@ -1,0 +1,241 @@
+"""From settings to data sets, in the published layouts: small trees, then the real images."""
+
+import pickle
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mffpa_ext.data.config import DataConfig, resolve
+from mffpa_ext.data.facts import FACTS
+from mffpa_ext.data.loading import BUILDERS, load_splits
+from mffpa_ext.errors import UserError
+
+from .conftest import write_dagm_half
+
+
+def load(seed=0, **settings):
+    settings = {"image_size": (24, 32), **settings}
+    return load_splits(DataConfig(**{k: str(v) if k in ("data_root", "split_file") else v
+                                     for k, v in settings.items()}), seed, progress=False)
+
+
+def counts(part):
+    return len(part), int(part.labels.sum()), int(part.annotated[part.labels == 1].sum())
+
+
+def fails(match, **settings):
+    with pytest.raises(UserError, match=match) as error:
+        load(**settings)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# settings
+
+def test_every_field_explains_itself_and_every_data_set_has_a_builder():
+    assert all(field.metadata["help"] for field in fields(DataConfig))
+    assert set(BUILDERS) == set(FACTS)
+
+
+def test_defaults_come_from_the_data_set():
+    ksdd = resolve(DataConfig("ksdd", "x"))
+    assert (ksdd.image_size, ksdd.dilate, ksdd.distance_weight, ksdd.distance_power) == ((1408, 512), 7, 1.0, 2.0)
+    dagm = resolve(DataConfig("dagm", "x", distance_weight=3.0))
+    assert (dagm.image_size, dagm.distance_weight, dagm.distance_power) == ((512, 512), 3.0, 1.0)
+    assert dagm.val_fraction == 0.0
+    assert resolve(DataConfig()).val_fraction == 0.2
+    assert resolve(resolve(DataConfig())) == resolve(DataConfig())
+    assert resolve(DataConfig(image_size=[64, 96], num_segmented="12")).num_segmented == 12
+
+
+@pytest.mark.parametrize("settings, match", [
+    ({"dataset": "mnist"}, "--dataset.*synthetic, dagm, ksdd.*mnist"),
+    ({"dataset": "dagm"}, "--data-root"),
+    ({"image_size": (100, 96)}, "--image-size.*multiples of 8.*100.*nearest: 96 96"),
+    ({"image_size": (0, 96)}, "--image-size"),
+    ({"image_size": 96}, "--image-size"),
+    ({"image_size": (24, 32)}, "at least 32 for synthetic"),
+    ({"num_segmented": "many"}, "--num-segmented.*many"),
+    ({"num_segmented": -1}, "--num-segmented"),
+    ({"num_segmented": 2.5}, "--num-segmented"),
+    ({"val_fraction": 1.0}, "--val-fraction"),
+    ({"val_fraction": 0.2, "validate_on": "test"}, "exclude each other"),
+    ({"dilate": 0}, "--dilate"),
+    ({"distance_transform": "taxi"}, "--distance-transform"),
+    ({"resplit": True}, "--resplit is for"),
+    ({"split_file": "x.pyb"}, "--split-file"),
+    ({"workers": -1}, "--workers"),
+    ({"dataset": "dagm", "data_root": "x", "dagm_class": 11}, "--dagm-class.*1 to 10"),
+    ({"dataset": "ksdd", "data_root": "x", "fold": 3}, "--fold.*0 to 2"),
+])
+def test_settings_out_of_range(settings, match):
+    fails(match, **settings)
+
+
+@pytest.mark.parametrize("name", ["dagm", "ksdd"])
+def test_missing_folder(tmp_path, name):
+    assert "nowhere" in fails("found no folder", dataset=name, data_root=tmp_path / "nowhere")
+
+
+# DAGM
+
+def test_dagm_halves(dagm_root):
+    splits = load(dataset="dagm", data_root=dagm_root, num_segmented=2)
+    assert counts(splits.train) == (13, 5, 2) and counts(splits.test) == (7, 3, 3)
+    assert splits.validation is None and splits.official and splits.channels == 1 and splits.image_size == (24, 32)
+    assert splits.train.names[0] == "Class1/Train/0101.PNG"
+
+
+def test_dagm_validation_comes_before_the_choice_of_n(dagm_root):
+    splits = load(dataset="dagm", data_root=dagm_root, num_segmented=4, val_fraction=0.2)
+    assert counts(splits.train) == (10, 4, 4) and counts(splits.validation) == (3, 1, 1)
+    assert not set(splits.train.names) & set(splits.validation.names)
+    fails("at most 4.*got 5", dataset="dagm", data_root=dagm_root, num_segmented=5, val_fraction=0.2)
+
+
+def test_dagm_validated_on_test_says_so(dagm_root):
+    splits = load(dataset="dagm", data_root=dagm_root, validate_on="test")
+    assert splits.validation is splits.test and counts(splits.train) == (13, 5, 5)
+    assert any("optimistic" in note for note in splits.notes)
+
+
+def test_dagm_without_train_half(dagm_root):
+    for path in sorted((dagm_root / "Class1" / "Train").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (dagm_root / "Class1" / "Train").rmdir()
+    assert "Train" in fails("--resplit", dataset="dagm", data_root=dagm_root)
+    splits = load(dataset="dagm", data_root=dagm_root, resplit=True)
+    assert counts(splits.train) == (4, 2, 2) and counts(splits.test) == (3, 1, 1)
+    assert not splits.official and any("unofficial" in note for note in splits.notes)
+
+
+def test_dagm_resplit_depends_on_the_seed(dagm_root):
+    names = [load(seed, dataset="dagm", data_root=dagm_root, resplit=True).train.names for seed in (0, 0, 1)]
+    assert names[0] == names[1] != names[2]
+    assert counts(load(dataset="dagm", data_root=dagm_root, resplit=True).train) == (10, 4, 4)
+
+
+def test_dagm_missing_class(dagm_root):
+    assert "Class2" in fails("holds Class1 to Class10", dataset="dagm", data_root=dagm_root, dagm_class=2)
+
+
+def test_dagm_lost_label_file_is_noticed(dagm_root):
+    (dagm_root / "Class1" / "Train" / "Label" / "0102_label.PNG").unlink()
+    message = fails("says it is defective", dataset="dagm", data_root=dagm_root)
+    assert "0102.PNG" in message and "0102_label.PNG" in message
+
+
+def test_dagm_label_without_image(dagm_root):
+    (dagm_root / "Class1" / "Train" / "0101.PNG").unlink()
+    assert "0101_label.PNG" in fails("expected its image", dataset="dagm", data_root=dagm_root)
+
+
+def test_dagm_without_defects(tmp_path):
+    for half in ("Train", "Test"):
+        write_dagm_half(tmp_path / "Class1" / half, 0, 5)
+    fails("training images.*found none among 5", dataset="dagm", data_root=tmp_path)
+
+
+def test_dagm_empty_file(dagm_root):
+    (dagm_root / "Class1" / "Test" / "0007.PNG").write_bytes(b"")
+    assert "0007.PNG" in fails("0 bytes", dataset="dagm", data_root=dagm_root)
+
+
+def test_dagm_split_file(dagm_root, tmp_path):
+    train = [("0101.PNG", False), ("0102.PNG", True), ("0106.PNG", True), ("0107.PNG", True)]
+    path = tmp_path / "split_1.pyb"
+    path.write_bytes(pickle.dumps(([train] * 10, [[("0001.PNG", True), ("0004.PNG", True)]] * 10)))
+    splits = load(dataset="dagm", data_root=dagm_root, split_file=path)
+    assert splits.train.names == [f"Class1/Train/{name}" for name, _ in train]
+    assert counts(splits.train) == (4, 2, 1) and counts(splits.test) == (2, 1, 1)
+    assert splits.train.annotated.tolist() == [False, True, True, True]
+    (dagm_root / "Class1" / "Train" / "0107.PNG").unlink()
+    assert "0107.PNG" in fails("listed in", dataset="dagm", data_root=dagm_root, split_file=path)
+    fails("exclude each other", dataset="dagm", data_root=dagm_root, split_file=path, resplit=True)
+
+
+# KolektorSDD
+
+def test_ksdd_with_split_file(ksdd_root, ksdd_split):
+    splits = load(dataset="ksdd", data_root=ksdd_root, split_file=ksdd_split)
+    assert counts(splits.train) == (18, 6, 2) and counts(splits.test) == (9, 3, 3)
+    assert {name.split("/")[0] for name in splits.test.names} == {"kos01", "kos02", "kos03"}
+    notes = " ".join(splits.notes)
+    assert splits.official and "kos01 = kos26 and kos27 = kos34" in notes
+    assert "kos01 (test) = kos26 (train)" in notes and "2 of 6 folders" in notes
+
+
+def test_ksdd_own_folds(ksdd_root):
+    tests = [load(dataset="ksdd", data_root=ksdd_root, fold=fold).test.names for fold in range(3)]
+    assert sorted(sum(tests, [])) == sorted(set(sum(tests, []))) and len(sum(tests, [])) == 27
+    splits = load(dataset="ksdd", data_root=ksdd_root, num_segmented=2)
+    assert counts(splits.train) == (18, 6, 2) and not splits.official
+    assert any("unofficial folds" in note for note in splits.notes)
+    folders = {name.split("/")[0] for name in splits.test.names}
+    assert ("kos01" in folders) == ("kos26" in folders)
+    assert tests[0] != load(1, dataset="ksdd", data_root=ksdd_root).test.names
+    fails("at most 6.*folders.*got 7", dataset="ksdd", data_root=ksdd_root, num_segmented=7)
+
+
+def test_ksdd_skips_what_is_not_in_the_published_set(ksdd_root):
+    for suffix in (".jpg", "_label.bmp"):
+        for part in range(3):
+            source = ksdd_root / "kos08" / f"Part{part}{suffix}"
+            (ksdd_root / "kos21").mkdir(exist_ok=True)
+            (ksdd_root / "kos21" / f"Part{part + 5}{suffix}").write_bytes(source.read_bytes())
+    names = sum((load(dataset="ksdd", data_root=ksdd_root, fold=fold).test.names for fold in range(3)), [])
+    assert "kos21/Part6.jpg" in names and "kos21/Part7.jpg" not in names
+
+
+@pytest.mark.parametrize("lost, expected", [("Part1_label.bmp", "Part1.jpg"), ("Part1.jpg", "Part1_label.bmp")])
+def test_ksdd_image_without_label_file_and_the_reverse(ksdd_root, lost, expected):
+    (ksdd_root / "kos02" / lost).unlink()
+    message = fails("found no such file", dataset="ksdd", data_root=ksdd_root)
+    assert message.startswith(str(ksdd_root / "kos02" / expected)) and lost in message
+
+
+def test_ksdd_mask_of_another_size(ksdd_root):
+    Image.fromarray(np.zeros((24, 40), np.uint8)).save(ksdd_root / "kos02" / "Part2_label.bmp")
+    assert "Part2.jpg" in fails("Part2_label.bmp.*40x24.*24x40", dataset="ksdd", data_root=ksdd_root)
+
+
+def test_ksdd_missing_folder_and_wrong_root(ksdd_root, ksdd_split, tmp_path):
+    fails("expected folders kos01", dataset="ksdd", data_root=ksdd_root.parent)
+    for path in (ksdd_root / "kos08").iterdir():
+        path.unlink()
+    (ksdd_root / "kos08").rmdir()
+    assert "kos08" in fails("listed in", dataset="ksdd", data_root=ksdd_root, split_file=ksdd_split)
+
+
+# real images
+
+def test_real_ksdd(real_data):
+    root, split = real_data / "KolektorSDD", real_data / "mixsup_splits" / "KSDD" / "split_33_5.pyb"
+    splits = [load(dataset="ksdd", data_root=root, split_file=split, fold=fold, image_size=(176, 64))
+              for fold in range(3)]
+    assert [sum(part) for part in zip(*(counts(s.test)[:2] for s in splits))] == [399, 52]
+    for s in splits:
+        assert len(s.train) + len(s.test) == 399 and s.train.labels.sum() + s.test.labels.sum() == 52
+        assert counts(s.train)[2] >= 5  # five folders, two of which may hold two defects
+        target = s.train[int(np.flatnonzero(s.train.annotated & (s.train.labels == 1))[0])]["target"]
+        assert target.shape == (1, 22, 8) and target.max() > 0
+    assert any("twins on both sides of this fold" in note for s in splits for note in s.notes)
+
+
+def test_real_ksdd_twins(real_data):
+    """The note beside every number is true of the files."""
+    for first, second in (("kos01", "kos26"), ("kos27", "kos34")):
+        one, two = (sorted((real_data / "KolektorSDD" / name).glob("*.jpg")) for name in (first, second))
+        assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two] and len(one) == 8
+
+
+def test_real_dagm(real_data):
+    settings = {"dataset": "dagm", "data_root": real_data / "DAGM", "image_size": (64, 64)}
+    assert "Train" in fails("--resplit", **settings)
+    splits = load(resplit=True, **settings)
+    assert counts(splits.train) == (89, 36, 36) and counts(splits.test) == (88, 35, 35)
+    again = load(resplit=True, **settings)
+    assert not splits.official and torch.equal(splits.train[0]["image"], again.train[0]["image"])
