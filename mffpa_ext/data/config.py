@@ -1,50 +1,49 @@
 """Which data set is used, and how its images become training targets. Every field is a command-line flag."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS
 from mffpa_ext.errors import UserError
+from mffpa_ext.flags import flag
 
 STRIDE = 8  # the mask logits lie on a grid of 1/8 of the image
 
 
-def _flag(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
-
-
 @dataclass(frozen=True)
 class DataConfig:
-    """Settings of the data layer. None means: what the data set's row in `facts.FACTS` says; `resolve` fills it in.
+    """Data.
+
+    None means: what the data set's row in `facts.FACTS` says; `resolve` fills it in.
 
     The seed is no field: the run's own seed is handed to `loading.load_splits`.
     """
 
-    dataset: str = _flag("synthetic", "data set", choices=tuple(FACTS))
-    data_root: str | None = _flag(None, "folder of the data set as its owner publishes it (not for synthetic)")
-    image_size: tuple[int, int] | None = _flag(
-        None, "height and width in pixels, multiples of 8; default: the data set's", metavar=("H", "W"))
-    dagm_class: int = _flag(1, "DAGM: class, 1 to 10", choices=tuple(range(1, DAGM_CLASSES + 1)))
-    resplit: bool = _flag(
+    dataset: str = flag("synthetic", "data set", choices=tuple(FACTS))
+    data_root: str | None = flag(None, "folder of the data set as its owner publishes it (not for synthetic)")
+    image_size: tuple[int, int] | None = flag(
+        None, "height and width in pixels, multiples of 8; default: the data set's")
+    dagm_class: int = flag(1, "DAGM: class, 1 to 10", choices=tuple(range(1, DAGM_CLASSES + 1)))
+    resplit: bool = flag(
         False, "DAGM: put the images that are there together and split them half and half by the seed (unofficial)")
-    fold: int = _flag(0, "KSDD: cross-validation fold, 0 to 2", choices=tuple(range(KSDD_FOLDS)))
-    split_file: str | None = _flag(None, "split published with MixSup (.pyb); default: the official or a seeded one")
-    num_segmented: str | int = _flag(
+    fold: int = flag(0, "KSDD: cross-validation fold, 0 to 2", choices=tuple(range(KSDD_FOLDS)))
+    split_file: str | None = flag(None, "split published with MixSup (.pyb); default: the official or a seeded one")
+    num_segmented: str | int = flag(
         "all", "number of defective training images that have a pixel mask (KSDD: of folders), or 'all'")
-    val_fraction: float | None = _flag(
+    val_fraction: float | None = flag(
         None, "part of the training images set aside for validation, 0 to below 1; default: the data set's")
-    validate_on: str = _flag(
+    validate_on: str = flag(
         "val", "images that choose the best epoch; 'test' is optimistic by design", choices=("val", "test"))
-    dilate: int | None = _flag(None, "side of the square that dilates masks, in pixels of the mask; 1: no dilation")
-    distance_weight: float | None = _flag(None, "w: weight of the pixel farthest inside a defect")
-    distance_power: float | None = _flag(None, "p: power of the distance inside a defect")
-    distance_transform: str = _flag(
+    dilate: int | None = flag(None, "side of the square that dilates masks, in pixels of the mask; 1: no dilation")
+    distance_weight: float | None = flag(None, "w: weight of the pixel farthest inside a defect")
+    distance_power: float | None = flag(None, "p: power of the distance inside a defect")
+    distance_transform: str = flag(
         "whole", "distances are divided by the largest of the whole mask or of each connected component",
         choices=("whole", "component"))
-    cache_memory: float = _flag(4.0, "memory for decoded images, in GiB; what does not fit is decoded at each use")
-    workers: int = _flag(0, "processes that load batches; 0: the training process itself")
-    synthetic_train: int = _flag(600, "synthetic: number of training images, half of them defective")
-    synthetic_test: int = _flag(300, "synthetic: number of test images, half of them defective")
+    cache_memory: float = flag(4.0, "memory for decoded images, in GiB; what does not fit is decoded at each use")
+    workers: int = flag(0, "processes that load batches; 0: the training process itself")
+    synthetic_train: int = flag(600, "synthetic: number of training images, half of them defective")
+    synthetic_test: int = flag(300, "synthetic: number of test images, half of them defective")
 
 
 def resolve(config: DataConfig) -> DataConfig:
@@ -73,13 +72,14 @@ def resolve(config: DataConfig) -> DataConfig:
 
 
 def _image_size(size: Any) -> tuple[int, int]:
-    problem = f"--image-size: expected height and width, multiples of {STRIDE} and above 0, got {size!r}"
+    shown = "x".join(map(str, size)) if isinstance(size, (tuple, list)) else repr(size)
+    problem = f"--image-size: expected height x width, multiples of {STRIDE} and above 0, got {shown}"
     try:
         height, width = (int(side) for side in size)
     except (TypeError, ValueError):
         raise UserError(problem) from None
     if min(height, width) <= 0 or height % STRIDE or width % STRIDE:
-        nearest = " ".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in (height, width))
+        nearest = "x".join(str(max(STRIDE, round(side / STRIDE) * STRIDE)) for side in (height, width))
         raise UserError(f"{problem}; nearest: {nearest}")
     return height, width
 

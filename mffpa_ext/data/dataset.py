@@ -84,6 +84,15 @@ class DefectDataset(Dataset):
             mask = binary_mask(_mask_of(record), self.size)
         return Sample(self._image(index), mask, record.label, record.annotated, record.name)
 
+    @property
+    def from_files(self) -> bool:
+        """Whether the images are read from files, rather than computed."""
+        return isinstance(self.records[0].image, Path)
+
+    def decode(self, index: int) -> torch.Tensor:
+        """Reads image `index` from its source again, whatever is kept in memory: uint8 [C,H,W]."""
+        return self._decode(self.records[self._index(index)])
+
     def _index(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)} images")

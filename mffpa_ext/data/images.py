@@ -30,6 +30,12 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 
+def to_network_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 [B,C,H,W] to float32 in 0..1 on the device, channels last: what the networks take."""
+    pixels = images.to(device, non_blocking=True).float().div_(255)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
 def read_mask(path: Path) -> np.ndarray:
     """Reads a mask file of any mode as uint8 [H,W]: 1 where a sample (in palette images: the index) is above 0.
 

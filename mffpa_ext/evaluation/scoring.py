@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.data.images import to_network_input
 from mffpa_ext.models import DefectNetwork
 from mffpa_ext.training.config import PRECISIONS
-from mffpa_ext.training.run_folder import write_text
-from mffpa_ext.training.trainer import image_to_input
+from mffpa_ext.files import write_text
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def score_dataset(
     try:
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
             for batch in tqdm(loader, desc=title, leave=False, disable=not title or not sys.stderr.isatty()):
-                images = image_to_input(batch["image"], device).contiguous(memory_format=torch.channels_last)
+                images = to_network_input(batch["image"], device)
                 decision, mask = model(images)
                 decisions.append(decision.squeeze(1).double().cpu())
                 largest.append(mask.amax(dim=(1, 2, 3)).double().cpu())

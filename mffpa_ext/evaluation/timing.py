@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.data.images import to_network_input
 from mffpa_ext.models import DefectNetwork
 from mffpa_ext.training.config import PRECISIONS
-from mffpa_ext.training.trainer import image_to_input
 
 WARM_UP = 5
 
@@ -44,8 +44,7 @@ def time_inference(
     model.eval()
 
     def ready(index: int) -> torch.Tensor:
-        pixels = dataset.decode(index)[None]
-        return image_to_input(pixels, device).contiguous(memory_format=torch.channels_last)
+        return to_network_input(dataset.decode(index)[None], device)
 
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):

@@ -5,23 +5,11 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mffpa_ext.errors import UserError
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+from mffpa_ext.files import write_json, write_text
 
 
 class RunFolder:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.data.images import to_network_input
 from mffpa_ext.data.sampler import BalancedSampler
 from mffpa_ext.errors import UserError
 from mffpa_ext.models import DefectNetwork
@@ -31,11 +32,6 @@ class Validation:
     ap: float
     auc: float
     threshold: float
-
-
-def image_to_input(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] to float32 in 0..1 on the device: what the networks take."""
-    return images.to(device, non_blocking=True).float().div_(255)
 
 
 class Trainer:
@@ -154,7 +150,7 @@ class Trainer:
         }
 
     def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int):
-        images = image_to_input(batch["image"], self.device).contiguous(memory_format=torch.channels_last)
+        images = to_network_input(batch["image"], self.device)
         truth = {key: batch[key].to(self.device) for key in ("target", "weight", "label", "segmented")}
         dtype = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):

@@ -1,0 +1,18 @@
+"""Evaluation: scores, metrics, inference time."""
+
+from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, confusion
+from mffpa_ext.evaluation.report import Report
+from mffpa_ext.evaluation.scoring import Scores, score_dataset
+from mffpa_ext.evaluation.timing import Timing, time_inference
+
+__all__ = [
+    "Confusion",
+    "Metrics",
+    "Report",
+    "Scores",
+    "Timing",
+    "compute_metrics",
+    "confusion",
+    "score_dataset",
+    "time_inference",
+]

@@ -1,0 +1,173 @@
+"""`python -m mffpa_ext.train`: trains a network, evaluates it on the test images, leaves a run folder.
+
+Without arguments: a synthetic data set, about two minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mffpa_ext import flags
+from mffpa_ext.data.config import DataConfig
+from mffpa_ext.data.config import resolve as resolve_data
+from mffpa_ext.data.loading import load_splits
+from mffpa_ext.data.types import DataSplits
+from mffpa_ext.errors import UserError
+from mffpa_ext.evaluation import Report, compute_metrics, score_dataset, time_inference
+from mffpa_ext.files import write_json
+from mffpa_ext.models import DefectNetwork, create_model
+from mffpa_ext.training.checkpoint import read_checkpoint, restore_model
+from mffpa_ext.training.config import TrainConfig, pick_device
+from mffpa_ext.training.config import resolve as resolve_training
+from mffpa_ext.training.run_folder import RunFolder
+from mffpa_ext.training.trainer import Trainer, Validation
+
+# What may differ when a run is continued: where it runs and where the data lie, nothing that changes the result.
+RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file")
+
+
+def main(arguments: list[str]) -> None:
+    data, training, resume = parse(arguments)
+    if training.device == "cpu" or not torch.cuda.is_available():
+        torch.manual_seed(training.seed)
+    splits = load_splits(data, training.seed)
+    masks_used = bool((splits.train.annotated & (splits.train.labels == 1)).any())
+    training = resolve_training(training, data.dataset, masks_used)
+    device = pick_device(training.device)
+    model = make_model(training, splits)
+    folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
+    notes = [*splits.notes, selection_note(splits)]
+    facts = {"config": describe_config(data, training), "preprocessing": preprocessing(splits), "notes": notes}
+
+    def validate(network: DefectNetwork) -> Validation:
+        scores = score_dataset(network, splits.validation, device, training.precision, training.eval_batch_size)
+        metrics = compute_metrics(scores.labels, scores.score)
+        return Validation(metrics.ap, metrics.auc, metrics.threshold)
+
+    trainer = Trainer(
+        model, splits.train, training, device, folder, facts, validate if splits.validation else None, data.workers
+    )
+    if resume:
+        trainer.load_state_dict(read_checkpoint(folder.last))
+    else:
+        folder.create(facts["config"])
+    print_heading(data, training, splits, device, notes)
+    fit(trainer, folder)
+    report = evaluate_best(folder, splits, training, device)
+    print("\n".join(report.lines()))
+    print(f"run folder: {folder.path}")
+
+
+def parse(arguments: list[str]) -> tuple[DataConfig, TrainConfig, str | None]:
+    """The data set's and the training's settings, and the run folder to continue, if any."""
+    parser = flags.make_parser("python -m mffpa_ext.train", __doc__)
+    parser.add_argument("--config", metavar="FILE", help="settings in TOML, or JSON such as a run's config.json")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder with its own settings")
+    flags.add_flags(parser, DataConfig, TrainConfig)
+    given = vars(parser.parse_args(arguments))
+    file, resume = given.pop("config"), given.pop("resume")
+    if resume is not None:
+        if not RunFolder(resume).last.is_file():
+            raise UserError(f"--resume {resume}: expected a run folder with last.pt, found none")
+        foreign = [f"--{name.replace('_', '-')}" for name in given if name not in RESUMABLE]
+        if foreign or file:
+            raise UserError(
+                f"--resume: a run is continued with its own settings; leave out {', '.join(foreign) or '--config'}"
+            )
+        settings = read_checkpoint(RunFolder(resume).last)["config"]
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        settings |= given
+    else:
+        settings = (flags.read_config_file(file, DataConfig, TrainConfig) if file else {}) | given
+    data, training = flags.build(DataConfig, settings), flags.build(TrainConfig, settings)
+    return resolve_data(data), training, resume
+
+
+def make_model(config: TrainConfig, splits: DataSplits) -> DefectNetwork:
+    """A fresh network, its weights drawn from the seed. Raises UserError for images that are too small for it."""
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, splits.channels, config.attention, config.gradient_stop == "on")
+    if min(splits.image_size) < model.min_size:
+        height, width = splits.image_size
+        raise UserError(
+            f"--image-size {height}x{width}: --model {config.model} needs at least {model.min_size}x{model.min_size}"
+        )
+    return model
+
+
+def describe_config(data: DataConfig, training: TrainConfig) -> dict[str, Any]:
+    """The resolved settings as primitives, in one flat table that `--config` reads again."""
+    described = asdict(data) | asdict(replace(training, output=None))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in described.items()}
+
+
+def preprocessing(splits: DataSplits) -> dict[str, Any]:
+    height, width = splits.image_size
+    return {"channels": splits.channels, "height": height, "width": width, "scale": 1 / 255}
+
+
+def selection_note(splits: DataSplits) -> str:
+    if splits.validation is None:
+        return "the last epoch is evaluated: there are no validation images to choose one by"
+    return "the epoch of the highest validation AP is evaluated"
+
+
+def print_heading(
+    data: DataConfig, training: TrainConfig, splits: DataSplits, device: torch.device, notes: list[str]
+) -> None:
+    height, width = splits.image_size
+    positives = splits.train.labels == 1
+    print(
+        f"{data.dataset}{'' if splits.official else ' (unofficial split)'}: train {positives.sum()} defective "
+        f"({int((positives & splits.train.annotated).sum())} with masks) + {(~positives).sum()} defect-free, "
+        f"test {int(splits.test.labels.sum())} + {int((splits.test.labels == 0).sum())}, "
+        f"images {splits.channels}x{height}x{width}"
+    )
+    print(
+        f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, lr {training.lr}, "
+        f"batch {training.batch_size}, {training.loss_weights} loss weights, theta {training.theta}, "
+        f"gradient stop {training.gradient_stop}, {training.precision} on {device}, seed {training.seed}"
+    )
+    for note in notes:
+        print(f"note: {note}", flush=True)
+
+
+def fit(trainer: Trainer, folder: RunFolder) -> None:
+    """Trains; an interruption ends with how to continue."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        if trainer.epoch == 0:
+            raise
+        raise UserError(
+            f"interrupted in epoch {trainer.epoch + 1}; to continue: python -m mffpa_ext.train --resume {folder.path}"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def evaluate_best(folder: RunFolder, splits: DataSplits, config: TrainConfig, device: torch.device) -> Report:
+    """Scores the test images with best.pt; writes metrics.json and predictions.csv."""
+    state = read_checkpoint(folder.best)
+    model = restore_model(state).to(device, memory_format=torch.channels_last)
+    scores = score_dataset(model, splits.test, device, config.precision, config.eval_batch_size, "test")
+    images = config.timing_images
+    timings = time_inference(model, splits.test, device, config.precision, images) if images else []
+    report = Report.make("test", scores, state["best"]["threshold"], timings, state["notes"])
+    scores.write_csv(folder.predictions)
+    write_json(folder.metrics, {**report.as_dict(), "epoch": state["epoch"], "official": splits.official})
+    return report
+
+
+if __name__ == "__main__":
+    flags.run_command(main)
