@@ -100,8 +100,8 @@ def test_positives_are_kept_first_and_parts_share_a_budget(records):
 
 def test_items_are_the_callers_own(records):
     data = dataset(records)
-    expected = data[1]
     item = data[1]
+    expected = {key: torch.as_tensor(value).clone() for key, value in item.items()}
     for key in ("image", "target", "weight"):
         item[key].zero_()
     assert same(data[1], expected) and expected["image"].any()

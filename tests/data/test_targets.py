@@ -114,8 +114,11 @@ def test_dilation_comes_before_the_resize():
     """A margin of 3 mask pixels is 1.5 pixels at half the size, not 3."""
     mask = np.zeros((64, 64), np.uint8)
     mask[32:40, 32:40] = 1
-    resized = resize_mask(dilate(mask, 7), (32, 32))
-    assert resized.sum() == pytest.approx(14 * 14 / 4, rel=0.02)
+    target, _ = make_target(mask, (32, 32), TargetSpec(7, 1.0, 1.0))
+    expected = np.zeros((32, 32))
+    expected[15:21, 15:21] = 1  # pixels 29 to 42 of the mask: 14.5 to 21.5 here
+    expected[14, 15:21] = expected[21, 15:21] = expected[15:21, 14] = expected[15:21, 21] = 0.5
+    np.testing.assert_allclose(target[0], brute_reduce(expected), atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (48, 64), (24, 32), (8, 8)])
