@@ -1,0 +1,33 @@
+"""The console script `mffpa NAME ...`, the same as `python -m mffpa_ext.NAME ...`."""
+
+from __future__ import annotations
+
+import importlib
+
+from mffpa_ext import flags
+from mffpa_ext.errors import UserError
+
+COMMANDS = {
+    "train": "train a network, evaluate it on the test images",
+    "evaluate": "metrics and inference time of a checkpoint",
+    "summary": "parameters and operations of the networks",
+}
+
+
+def main() -> None:
+    flags.run_command(dispatch)
+
+
+def dispatch(arguments: list[str]) -> None:
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: mffpa COMMAND [--help]\n\n{listing}")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"mffpa {name}: expected one of {', '.join(COMMANDS)}")
+    importlib.import_module(f"mffpa_ext.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    main()
