@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mffpa_ext import flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
-from mffpa_ext.evaluation import Report, Scores, score_dataset, time_inference
-from mffpa_ext.files import write_json
+from mffpa_ext.evaluation import evaluate_checkpoint
 from mffpa_ext.flags import flag
-from mffpa_ext.training.checkpoint import read_checkpoint, restore_model
+from mffpa_ext.training.checkpoint import read_checkpoint
 from mffpa_ext.training.config import PRECISIONS, pick_device
 
 
@@ -46,34 +43,22 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(config, name)}")
     device = pick_device(config.device)
     state = read_checkpoint(config.checkpoint)
-    report, scores = evaluate(state, config, device)
-    if config.output is not None:
-        write_files(Path(config.output), report, scores)
-    print("\n".join(report.lines()))
-
-
-def write_files(folder: Path, report: Report, scores: Scores) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scores.write_csv(folder / "predictions.csv")
-        write_json(folder / "metrics.json", report.as_dict())
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written to: {error.strerror}") from None
-
-
-def evaluate(state: dict[str, Any], config: EvaluateConfig, device: torch.device) -> tuple[Report, Scores]:
-    """Report and scores of the checkpoint on one part of the data set that it was trained on."""
-    trained = state["config"]
-    precision = config.precision or trained["precision"]
-    splits = load_splits(data_config(trained, config), trained["seed"])
+    splits = load_splits(data_config(state["config"], config), state["config"]["seed"])
     dataset = splits.test if config.part == "test" else splits.validation
     if dataset is None:
         raise UserError("--part validation: this run had no validation images, see --val-fraction of train")
-    model = restore_model(state).to(device, memory_format=torch.channels_last)
-    scores = score_dataset(model, dataset, device, precision, config.batch_size, config.part)
-    images = config.timing_images
-    timings = time_inference(model, dataset, device, precision, images) if images else []
-    return Report.make(config.part, scores, state["best"]["threshold"], timings, state["notes"]), scores
+    precision = config.precision or state["config"]["precision"]
+    report = evaluate_checkpoint(
+        state, dataset, config.part, splits.official, device, precision, config.batch_size, config.timing_images
+    )
+    if config.output is not None:
+        folder = Path(config.output)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            report.write(folder)
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be written to: {error.strerror}") from None
+    print("\n".join(report.lines()))
 
 
 def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.data.types import DataSplits
 from mffpa_ext.errors import UserError
-from mffpa_ext.evaluation import Report, compute_metrics, score_dataset, time_inference
-from mffpa_ext.files import write_json
+from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.models import DefectNetwork, create_model
-from mffpa_ext.training.checkpoint import read_checkpoint, restore_model
+from mffpa_ext.training.checkpoint import read_checkpoint
 from mffpa_ext.training.config import TrainConfig, pick_device
 from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
@@ -33,8 +31,6 @@ RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file")
 
 def main(arguments: list[str]) -> None:
     data, training, resume = parse(arguments)
-    if training.device == "cpu" or not torch.cuda.is_available():
-        torch.manual_seed(training.seed)
     splits = load_splits(data, training.seed)
     masks_used = bool((splits.train.annotated & (splits.train.labels == 1)).any())
     training = resolve_training(training, data.dataset, masks_used)
@@ -58,7 +54,17 @@ def main(arguments: list[str]) -> None:
         folder.create(facts["config"])
     print_heading(data, training, splits, device, notes)
     fit(trainer, folder)
-    report = evaluate_best(folder, splits, training, device)
+    report = evaluate_checkpoint(
+        read_checkpoint(folder.best),
+        splits.test,
+        "test",
+        splits.official,
+        device,
+        training.precision,
+        training.eval_batch_size,
+        training.timing_images,
+    )
+    report.write(folder.path)
     print("\n".join(report.lines()))
     print(f"run folder: {folder.path}")
 
@@ -154,19 +160,6 @@ def fit(trainer: Trainer, folder: RunFolder) -> None:
         ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def evaluate_best(folder: RunFolder, splits: DataSplits, config: TrainConfig, device: torch.device) -> Report:
-    """Scores the test images with best.pt; writes metrics.json and predictions.csv."""
-    state = read_checkpoint(folder.best)
-    model = restore_model(state).to(device, memory_format=torch.channels_last)
-    scores = score_dataset(model, splits.test, device, config.precision, config.eval_batch_size, "test")
-    images = config.timing_images
-    timings = time_inference(model, splits.test, device, config.precision, images) if images else []
-    report = Report.make("test", scores, state["best"]["threshold"], timings, state["notes"])
-    scores.write_csv(folder.predictions)
-    write_json(folder.metrics, {**report.as_dict(), "epoch": state["epoch"], "official": splits.official})
-    return report
 
 
 if __name__ == "__main__":

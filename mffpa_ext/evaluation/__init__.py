@@ -1,7 +1,7 @@
 """Evaluation: scores, metrics, inference time."""
 
 from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, confusion
-from mffpa_ext.evaluation.report import Report
+from mffpa_ext.evaluation.report import Report, evaluate_checkpoint
 from mffpa_ext.evaluation.scoring import Scores, score_dataset
 from mffpa_ext.evaluation.timing import Timing, time_inference
 
@@ -13,6 +13,7 @@ __all__ = [
     "Timing",
     "compute_metrics",
     "confusion",
+    "evaluate_checkpoint",
     "score_dataset",
     "time_inference",
 ]

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from mffpa_ext.data.dataset import DefectDataset
 from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, confusion
-from mffpa_ext.evaluation.scoring import Scores
-from mffpa_ext.evaluation.timing import Timing
+from mffpa_ext.evaluation.scoring import Scores, score_dataset
+from mffpa_ext.evaluation.timing import Timing, time_inference
+from mffpa_ext.files import write_json
+from mffpa_ext.training.checkpoint import restore_model
 
 
 @dataclass(frozen=True)
 class Report:
     """What is known about a network on one part of a data set.
 
+    epoch: whose weights were evaluated. official: the split is the published one.
+
     mask_ap: AP of the largest mask value alone, which often learns before the decision does.
     at_threshold: the confusion at the threshold that was chosen on validation images; None where there is none.
     """
 
     part: str
+    epoch: int
+    official: bool
+    scores: Scores
     metrics: Metrics
     mask_ap: float
     at_threshold: Confusion | None
     timings: list[Timing]
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def make(
-        cls, part: str, scores: Scores, threshold: float | None, timings: list[Timing], notes: list[str]
-    ) -> Report:
-        return cls(
-            part,
-            compute_metrics(scores.labels, scores.score),
-            compute_metrics(scores.labels, scores.mask_score).ap,
-            None if threshold is None else confusion(scores.labels, scores.score, threshold),
-            timings,
-            notes,
-        )
+    notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json. The headline figures are `ap`, `auc` and `fps` (model only; null where not timed)."""
         return {
             "part": self.part,
+            "epoch": self.epoch,
+            "official": self.official,
             **asdict(self.metrics),
             "mask_ap": self.mask_ap,
             "fps": self.timings[0].fps if self.timings else None,
@@ -50,10 +50,17 @@ class Report:
             "notes": self.notes,
         }
 
+    def write(self, folder: Path) -> None:
+        """Writes metrics.json and predictions.csv."""
+        self.scores.write_csv(folder / "predictions.csv")
+        write_json(folder / "metrics.json", self.as_dict())
+
     def lines(self) -> list[str]:
+        """For people."""
         m = self.metrics
         lines = [
-            f"{self.part}: {m.positives} defective, {m.negatives} defect-free images",
+            f"{self.part}: {m.positives} defective, {m.negatives} defect-free images; weights of epoch {self.epoch}"
+            + ("" if self.official else "; unofficial split"),
             f"  AP {m.ap:.4f} (trapezoid {m.ap_trapezoid:.4f})   AUC {m.auc:.4f}   AP of the mask alone {self.mask_ap:.4f}",
             f"  best F1 {m.f1:.4f} at score {m.threshold:.4g}   false alarms without a missed defect (FP at FN = 0): "
             f"{m.fp_at_zero_fn}",
@@ -72,3 +79,38 @@ class Report:
                 f"p95 {t.p95_ms:.1f}; {t.images} single images, {t.device}, {t.precision}, {t.threads} threads)"
             )
         return lines + [f"  note: {note}" for note in self.notes]
+
+
+def evaluate_checkpoint(
+    state: dict[str, Any],
+    dataset: DefectDataset,
+    part: str,
+    official: bool,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    timing_images: int,
+) -> Report:
+    """Scores one part of a data set with the network of a checkpoint, and times single images.
+
+    Args:
+        state: from `training.checkpoint.read_checkpoint`.
+        part: name of the part, for the report.
+        official: whether the split is the published one.
+        precision: "fp32", "bf16" or "fp16".
+        timing_images: 0 for no timing.
+    """
+    model = restore_model(state).to(device, memory_format=torch.channels_last)
+    scores = score_dataset(model, dataset, device, precision, batch_size, part)
+    threshold = state["best"]["threshold"]
+    return Report(
+        part=part,
+        epoch=state["epoch"],
+        official=official,
+        scores=scores,
+        metrics=compute_metrics(scores.labels, scores.score),
+        mask_ap=compute_metrics(scores.labels, scores.mask_score).ap,
+        at_threshold=None if threshold is None else confusion(scores.labels, scores.score, threshold),
+        timings=time_inference(model, dataset, device, precision, timing_images) if timing_images else [],
+        notes=state["notes"],
+    )
