@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def score_dataset(
     loader = DataLoader(dataset, batch_size=batch_size)
     try:
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            for batch in tqdm(loader, desc=title, leave=False, disable=not title or not sys.stderr.isatty()):
+            for batch in tqdm(loader, desc=title, leave=False, disable=None if title else True):
                 images = to_network_input(batch["image"], device)
                 decision, mask = model(images)
                 decisions.append(decision.squeeze(1).double().cpu())
