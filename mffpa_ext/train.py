@@ -15,7 +15,7 @@ from mffpa_ext import flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.loading import load_splits
-from mffpa_ext.data.types import DataSplits
+from mffpa_ext.data.dataset import DataSplits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.models import DefectNetwork, create_model

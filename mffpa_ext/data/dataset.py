@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,24 @@ class DefectDataset(Dataset):
                      else "marks pixels, yet its image counts as defect-free")
             raise UserError(f"{record.mask}: {state}: correct the mask or the listing")
         return image, mask
+
+
+@dataclass
+class DataSplits:
+    """The parts of one data set.
+
+    validation: None where no part is set aside; with `validate_on="test"` it is the very `test`.
+    image_size: H×W in pixels. official: the split is the published one. notes: what must be said beside the results,
+    one line each.
+    """
+
+    train: DefectDataset
+    validation: DefectDataset | None
+    test: DefectDataset
+    channels: int
+    image_size: tuple[int, int]
+    official: bool
+    notes: list[str] = field(default_factory=list)
 
 
 def _mask_of(record: Record) -> np.ndarray:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mffpa_ext.data import dagm, ksdd, synthetic
 from mffpa_ext.data.config import DataConfig, resolve
-from mffpa_ext.data.dataset import DefectDataset, PixelBudget
+from mffpa_ext.data.dataset import DataSplits, DefectDataset, PixelBudget
 from mffpa_ext.data.facts import FACTS
 from mffpa_ext.data.splits import Layout, carve_validation, check_fixed_flags, choose_annotated
 from mffpa_ext.data.targets import TargetSpec
-from mffpa_ext.data.types import DataSplits, Record
+from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 BUILDERS: dict[str, Callable[[DataConfig, int], Layout]] = {

@@ -1,14 +1,11 @@
-"""The vocabulary of the data layer: what lies on disk, what an image is once loaded, what a data set is made of."""
+"""The vocabulary of the data layer: what lies on disk, and what an image is once loaded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from mffpa_ext.data.dataset import DefectDataset
 
 
 class ImageSource(Protocol):
@@ -50,21 +47,3 @@ class Sample(NamedTuple):
     label: int
     annotated: bool
     name: str
-
-
-@dataclass
-class DataSplits:
-    """The parts of one data set.
-
-    validation: None where no part is set aside; with `validate_on="test"` it is the very `test`.
-    image_size: H×W in pixels. official: the split is the published one. notes: what must be said beside the results,
-    one line each.
-    """
-
-    train: "DefectDataset"
-    validation: "DefectDataset | None"
-    test: "DefectDataset"
-    channels: int
-    image_size: tuple[int, int]
-    official: bool
-    notes: list[str] = field(default_factory=list)
