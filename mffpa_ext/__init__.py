@@ -8,6 +8,9 @@ from mffpa_ext import _extension as _extension  # first: it loads the compiled o
 from mffpa_ext import models, nn, ops
 from mffpa_ext.errors import UserError
 from mffpa_ext.nn import CoordinateAttention, FeatureNorm2d, OutlookAttention, PyramidSplitAttention
+from mffpa_ext.training import load
+
+__version__ = _extension.build_info.get("version", "0+unbuilt")  # pyproject.toml's, as the build recorded it
 
 __all__ = [
     "CoordinateAttention",
@@ -15,6 +18,7 @@ __all__ = [
     "OutlookAttention",
     "PyramidSplitAttention",
     "UserError",
+    "load",
     "models",
     "nn",
     "ops",

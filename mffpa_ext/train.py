@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mffpa_ext import flags
+from mffpa_ext import __version__, flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.loading import load_splits
@@ -38,7 +38,12 @@ def main(arguments: list[str]) -> None:
     model = make_model(training, splits)
     folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
     notes = [*splits.notes, selection_note(splits)]
-    facts = {"config": describe_config(data, training), "preprocessing": preprocessing(splits), "notes": notes}
+    facts = {
+        "mffpa_ext": __version__,
+        "config": describe_config(data, training),
+        "preprocessing": preprocessing(splits),
+        "notes": notes,
+    }
 
     def validate(network: DefectNetwork) -> Validation:
         scores = score_dataset(network, splits.validation, device, training.precision, training.eval_batch_size)
