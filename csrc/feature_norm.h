@@ -1,0 +1,48 @@
+// Feature normalisation with an optional ReLU and 2 x 2 max-pool: interface of the kernels.
+// See mffpa_ext/ops/feature_norm.py for the mathematics.
+//
+//   y = weight * (x - mean) / sqrt(std + eps) + bias     per sample and channel, std unbiased
+//
+// Statistics are kept per plane as three numbers of the accumulator type (float; double for kFloat64):
+// mean = high + low (a single float cannot hold the mean of a plane far from 0 closely enough) and std.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+#include "parallel.h"
+
+namespace mffpa {
+
+// Elements of one sample lie channel by channel (contiguous) or pixel by pixel (channels last).
+enum class Layout : int { kContiguous = 0, kChannelsLast = 1 };
+
+struct PlaneShape {
+  std::int64_t batch, channels, height, width;
+  Layout layout;
+};
+
+struct FeatureNormOptions {
+  double eps;
+  bool relu;
+  bool pool;  // 2 x 2 max-pool of the result, stride 2; an odd last row or column is dropped
+};
+
+constexpr std::int64_t kStatisticsPerPlane = 3;
+
+// Accumulator elements of scratch that forward and backward need.
+std::int64_t feature_norm_workspace(const PlaneShape& shape);
+
+// weight and bias: [channels] of x's dtype, or null for 1 and 0. statistics: [batch, channels, 3], written.
+void feature_norm_forward_cpu(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options, const void* x,
+                              const void* weight, const void* bias, void* y, void* statistics, void* workspace,
+                              ParallelFor parallel);
+
+// Without pool. grad_weight_parts, grad_bias_parts: [batch, channels] of the accumulator type, to be summed over the
+// batch.
+void feature_norm_backward_cpu(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options,
+                               const void* grad_y, const void* x, const void* weight, const void* bias,
+                               const void* statistics, void* grad_x, void* grad_weight_parts, void* grad_bias_parts,
+                               void* workspace, ParallelFor parallel);
+
+}  // namespace mffpa
