@@ -127,6 +127,10 @@ if _extension.is_compiled():
         )
         return grad_value, grad_logits, *(None,) * 6
 
-    torch.library.register_autograd(
-        "mffpa_ext::outlook_attention", _backward, setup_context=_setup_context
-    )
+    torch.library.register_autograd("mffpa_ext::outlook_attention", _backward, setup_context=_setup_context)
+
+    def _second_derivative(ctx, *gradients):
+        raise RuntimeError("outlook_attention has no second derivatives; MFFPA_BACKEND=reference has them")
+
+    # Without this, torch takes the gradients for constants and second derivatives are silently 0.
+    torch.library.register_autograd("mffpa_ext::outlook_attention_backward", _second_derivative)
