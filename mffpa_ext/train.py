@@ -140,7 +140,7 @@ def print_heading(
         f"images {splits.channels}x{height}x{width}"
     )
     print(
-        f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, lr {training.lr}, "
+        f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, lr {training.lr} ({training.lr_schedule}), "
         f"batch {training.batch_size}, {training.loss_weights} loss weights, theta {training.theta}, "
         f"gradient stop {training.gradient_stop}, {training.precision} on {device}, seed {training.seed}"
     )

@@ -55,6 +55,8 @@ struct Problem {
         rows.start[rows.count] = (qy * s.grid_width + qx) * logit_channels + (iy * kernel() + ix) * elements();
         rows.corner[rows.count++] = int((kernel() - 1 - iy) * side() + (kernel() - 1 - ix));
       }
+    // A pixel between or behind the windows: the ranges above would lie outside the (2K-1)^2 offsets.
+    if (rows.count == 0) rows.touched_y = rows.touched_x = {0, -1};
     return rows;
   }
 };

@@ -58,6 +58,8 @@ def outlook_attention(
         dropout_mask = dropout_mask if dropout_mask is None else dropout_mask.to(value.dtype)
     if value.dtype != logits.dtype:
         raise ValueError(f"outlook_attention: value is {value.dtype} but logits are {logits.dtype}; use one dtype")
+    if dropout_mask is not None and dropout_mask.dtype != logits.dtype:
+        raise ValueError(f"outlook_attention: dropout_mask is {dropout_mask.dtype} but logits are {logits.dtype}")
     operator = torch.ops.mffpa_ext.outlook_attention if use_compiled(value, logits) else reference.outlook_attention
     return operator(value, logits, dropout_mask, num_heads, kernel_size, stride, padding, scale)
 
@@ -88,8 +90,8 @@ def _check(
         fail(f"stride must be at least 1, got {stride}")
     if not 0 <= padding < kernel_size:
         fail(f"padding must be 0 to kernel_size-1 = {kernel_size - 1}, got {padding}")
-    if num_heads < 1 or value.shape[3] % num_heads:
-        fail(f"num_heads must divide the {value.shape[3]} channels of value, got {num_heads}")
+    if num_heads < 1 or value.shape[3] < 1 or value.shape[3] % num_heads:
+        fail(f"num_heads must divide the {value.shape[3]} channels of value (at least 1), got {num_heads}")
     height, width = value.shape[1:3]
     if height + 2 * padding < kernel_size or width + 2 * padding < kernel_size:
         fail(f"a {height}x{width} image padded by {padding} is smaller than the {kernel_size}x{kernel_size} kernel")
@@ -125,6 +127,10 @@ if _extension.is_compiled():
         )
         return grad_value, grad_logits, *(None,) * 6
 
-    torch.library.register_autograd(
-        "mffpa_ext::outlook_attention", _backward, setup_context=_setup_context
-    )
+    torch.library.register_autograd("mffpa_ext::outlook_attention", _backward, setup_context=_setup_context)
+
+    def _second_derivative(ctx, *gradients):
+        raise RuntimeError("outlook_attention has no second derivatives; MFFPA_BACKEND=reference has them")
+
+    # Without this, torch takes the gradients for constants and second derivatives are silently 0.
+    torch.library.register_autograd("mffpa_ext::outlook_attention_backward", _second_derivative)

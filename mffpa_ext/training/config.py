@@ -24,6 +24,9 @@ class TrainConfig:
     )
     epochs: int | None = flag(None, "epochs; one shows all defective images and as many others; default: the recipe's")
     lr: float | None = flag(None, "learning rate of SGD; default: the recipe's")
+    lr_schedule: str | None = flag(
+        None, "cosine: from lr to 0 over the run; default: the recipe's", choices=("constant", "cosine")
+    )
     theta: float | None = flag(None, "weight of the classification loss (Eq. 4); default: the recipe's")
     loss_weights: str | None = flag(
         None,

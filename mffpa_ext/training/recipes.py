@@ -10,7 +10,8 @@ class Recipe:
     """Settings of one training run; every one can be overridden by its flag.
 
     theta: weight of the classification loss (theta in Eq. 4). loss_weights: "dynamic" is lambda = 1 - epoch / epochs
-    (Eq. 4), "constant" weights the losses by 1 and theta. grad_clip: largest gradient norm, 0 for none.
+    (Eq. 4), "constant" weights the losses by 1 and theta. lr_schedule: "constant", or "cosine" from lr to 0 over the
+    run. grad_clip: largest gradient norm, 0 for none.
     """
 
     epochs: int
@@ -18,6 +19,7 @@ class Recipe:
     theta: float = 1.0
     batch_size: int = 1
     loss_weights: str = "dynamic"
+    lr_schedule: str = "constant"
     grad_clip: float = 0.0
     gradient_stop: str = "auto"
 
@@ -36,7 +38,7 @@ MIXSUP = {
 
 # For trying things out in minutes on a CPU. A batch sums the gradients of its images, hence the clipping.
 QUICK = {
-    "synthetic": Recipe(epochs=5, lr=0.3, theta=0.1, batch_size=8, grad_clip=1.0),
+    "synthetic": Recipe(epochs=5, lr=0.3, theta=0.1, batch_size=8, lr_schedule="cosine", grad_clip=1.0),
 }
 
 RECIPES = {"paper": PAPER, "mixsup": MIXSUP, "quick": QUICK}

@@ -130,6 +130,7 @@ class Trainer:
         for step, batch in enumerate(self.loader, start=1):
             if config.augment == "flips":
                 batch = flip_batch(batch, config.seed, self.epoch)
+            self._set_lr((self.epoch + (step - 1) / len(self.loader)) / config.epochs)
             terms = self._step(batch, weights, step)
             sums["segmentation"] += terms.segmentation.sum().item()
             sums["classification"] += terms.classification.sum().item()
@@ -142,12 +143,18 @@ class Trainer:
             )
         return {
             "epoch": self.epoch + 1,
-            "lr": config.lr,
+            "lr": self.optimizer.param_groups[0]["lr"],
             "weight_seg": weights.segmentation,
             "weight_cls": weights.classification,
             "loss_seg": sums["segmentation"] / max(sums["segmented"], 1),
             "loss_cls": sums["classification"] / sums["images"],
         }
+
+    def _set_lr(self, progress: float) -> None:
+        """progress: part of the run that is done, 0 to 1. Needs no state, so a resumed run goes on as it would have."""
+        factor = 0.5 * (1 + math.cos(math.pi * progress)) if self.config.lr_schedule == "cosine" else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
 
     def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int):
         images = to_network_input(batch["image"], self.device)
