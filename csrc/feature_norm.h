@@ -30,10 +30,21 @@ struct FeatureNormOptions {
 
 constexpr std::int64_t kStatisticsPerPlane = 3;
 
+// Channels-last samples are worked on in chunks of so many pixels, in a number that depends on the shape alone.
+inline std::int64_t feature_norm_pixels_per_chunk(const PlaneShape& s) {
+  constexpr std::int64_t elements = 8192;  // 32 KiB of float: two passes over a chunk hit the first-level cache
+  return s.channels >= elements ? 1 : elements / s.channels;
+}
+
+inline std::int64_t feature_norm_chunks(const PlaneShape& s) {
+  const std::int64_t per_chunk = feature_norm_pixels_per_chunk(s);
+  return (s.height * s.width + per_chunk - 1) / per_chunk;
+}
+
 // Accumulator elements of scratch that forward and backward need.
 std::int64_t feature_norm_workspace(const PlaneShape& shape);
 
-// weight and bias: [channels] of x's dtype, or null for 1 and 0. statistics: [batch, channels, 3], written.
+// weight and bias: [channels] of the accumulator type, or null for 1 and 0. statistics: [batch, channels, 3], written.
 void feature_norm_forward_cpu(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options, const void* x,
                               const void* weight, const void* bias, void* y, void* statistics, void* workspace,
                               ParallelFor parallel);

@@ -19,4 +19,13 @@ bool isa_supported(Isa isa);
 // Throws std::invalid_argument when MFFPA_CPU_ISA names none, or one that is not supported.
 Isa selected_isa();
 
+// The build of a kernel (an object that every variant's namespace has) for the selected instruction set.
+#if defined(MFFPA_X86_ISAS)
+#define MFFPA_SELECT(kernel)                                 \
+  (selected_isa() == Isa::kAvx512 ? avx512::kernel           \
+   : selected_isa() == Isa::kAvx2 ? avx2::kernel : baseline::kernel)
+#else
+#define MFFPA_SELECT(kernel) (baseline::kernel)
+#endif
+
 }  // namespace mffpa

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cpu/simd.h"
+#include "cpu/packs.h"
 
 namespace mffpa {
 namespace {
 
-// Count, mean and sum of squared deviations of a set. Merged by Chan's update, in double whatever the elements are.
+// Mean and sum of squared deviations of a set, merged by Chan's update, in double whatever the elements are.
 struct Moments {
   double count = 0, mean = 0, deviations = 0;
 
@@ -22,34 +22,49 @@ struct Moments {
   }
 };
 
-// What a plane is normalised with; see feature_norm.h for why the mean is two numbers.
-template <class A>
-struct PlaneStatistics {
-  A mean_high, mean_low, std;
-
-  MFFPA_INLINE explicit PlaneStatistics(const Moments& m)
-      : mean_high(A(m.mean)), mean_low(A(m.mean - double(A(m.mean)))),
-        std(A(std::sqrt(m.count > 1 ? m.deviations / (m.count - 1) : 0.0))) {}
+// Moments of a run that is short enough to stay in the cache, for every element of N packs V:
+// of x[0], x[stride], ..., x[(count-1) * stride]. The true mean is mean + error.
+template <class V, int N>
+struct RunMoments {
+  V mean[N], error[N], deviations[N];
 };
 
-// Sums over one short run of elements, relative to a shift that is close to them (their first, or an earlier mean):
-// the differences are exact or nearly so, and the second sum corrects what the shift misses of the mean.
-template <class A>
-struct ShiftedSums {
-  A first, second;  // sum of (x - shift), sum of (x - shift)^2
-};
-
-// Elements x[0], x[stride], ... of `count` vectors of kLanes channels: sums per lane.
-template <class T, int kVectors, class A = Accumulator<T>>
-MFFPA_INLINE void lane_sums(const T* x, std::int64_t count, std::int64_t stride, const Vector<A>* shift,
-                            Vector<A>* first, Vector<A>* second) {
-  for (int k = 0; k < kVectors; ++k) first[k] = second[k] = Vector<A>{};
+// Reads the run twice: the mean first, then the deviations from it, corrected by what the mean's rounding left over.
+template <class V, int N, class T, class A = Accumulator<T>>
+MFFPA_INLINE RunMoments<V, N> run_moments(const T* x, std::int64_t count, std::int64_t stride) {
+  constexpr int width = kWidth<V, A>;
+  RunMoments<V, N> run;
+  V shift[N], sum[N] = {}, squares[N] = {};
+  for (int k = 0; k < N; ++k) shift[k] = load_as<V>(x + k * width);  // differences from it are nearly exact
   for (std::int64_t i = 0; i < count; ++i)
-    for (int k = 0; k < kVectors; ++k) {
-      const Vector<A> d = load(x + i * stride + k * kLanes<A>) - shift[k];
-      first[k] += d;
-      second[k] += d * d;
+    for (int k = 0; k < N; ++k) sum[k] += load_as<V>(x + i * stride + k * width) - shift[k];
+  for (int k = 0; k < N; ++k) {
+    run.mean[k] = shift[k] + sum[k] / A(count);
+    sum[k] = V{};
+  }
+  for (std::int64_t i = 0; i < count; ++i)
+    for (int k = 0; k < N; ++k) {
+      const V d = load_as<V>(x + i * stride + k * width) - run.mean[k];
+      sum[k] += d;
+      squares[k] += d * d;
     }
+  for (int k = 0; k < N; ++k) {
+    run.error[k] = sum[k] / A(count);
+    run.deviations[k] = squares[k] - sum[k] * run.error[k];
+  }
+  return run;
+}
+
+// Merges every element of a run's packs into one set.
+template <class A, class V, int N>
+MFFPA_INLINE void merge_run(Moments& moments, const RunMoments<V, N>& run, std::int64_t count) {
+  constexpr int width = kWidth<V, A>;
+  A mean[N * width], error[N * width], deviations[N * width];
+  std::memcpy(mean, run.mean, sizeof(mean));
+  std::memcpy(error, run.error, sizeof(error));
+  std::memcpy(deviations, run.deviations, sizeof(deviations));
+  for (int i = 0; i < N * width; ++i)
+    moments.merge(double(count), double(mean[i]) + double(error[i]), double(deviations[i]));
 }
 
 }  // namespace

@@ -5,24 +5,9 @@
 #include "cpu/outlook_attention_kernel.h"
 
 namespace mffpa {
-namespace {
-
-const OutlookKernels& kernels() {
-#if defined(MFFPA_X86_ISAS)
-  switch (selected_isa()) {
-    case Isa::kAvx512: return avx512::outlook_kernels;
-    case Isa::kAvx2: return avx2::outlook_kernels;
-    case Isa::kBaseline: break;
-  }
-#endif
-  return baseline::outlook_kernels;
-}
-
-}  // namespace
-
 void outlook_attention_forward_cpu(DType dtype, const OutlookShape& shape, double scale, const void* value,
                                    const void* logits, const void* mask, void* output, ParallelFor parallel) {
-  kernels().forward(dtype, shape, scale, value, logits, mask, output, parallel);
+  MFFPA_SELECT(outlook_kernels).forward(dtype, shape, scale, value, logits, mask, output, parallel);
 }
 
 std::int64_t outlook_attention_backward_workspace(const OutlookShape& s) {
@@ -33,8 +18,8 @@ std::int64_t outlook_attention_backward_workspace(const OutlookShape& s) {
 void outlook_attention_backward_cpu(DType dtype, const OutlookShape& shape, double scale, const void* value,
                                     const void* logits, const void* mask, const void* grad_output, void* grad_value,
                                     void* grad_logits, void* workspace, ParallelFor parallel) {
-  kernels().backward(dtype, shape, scale, value, logits, mask, grad_output, grad_value, grad_logits, workspace,
-                     parallel);
+  MFFPA_SELECT(outlook_kernels)
+      .backward(dtype, shape, scale, value, logits, mask, grad_output, grad_value, grad_logits, workspace, parallel);
 }
 
 }  // namespace mffpa
