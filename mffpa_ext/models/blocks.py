@@ -17,9 +17,7 @@ class ConvBlock(nn.Sequential):
     """Conv2d -> FeatureNorm2d -> ReLU. Shape: [B, in, H, W] to [B, out, H, W]."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(
-            conv2d(in_channels, out_channels, kernel_size), FeatureNorm2d(out_channels), nn.ReLU(inplace=True)
-        )
+        super().__init__(conv2d(in_channels, out_channels, kernel_size), FeatureNorm2d(out_channels, relu=True))
 
 
 class OutlookFusion(nn.Module):

@@ -36,3 +36,22 @@ def outlook_attention(
     attended = (weights @ unfolded).permute(0, 1, 4, 3, 2).reshape(batch, channels * elements, windows)
     output = F.fold(attended, (height, width), kernel_size, padding=padding, stride=stride)
     return output.permute(0, 2, 3, 1).contiguous()
+
+
+def feature_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool) -> Tensor:
+    """The formula of `mffpa_ext.ops.feature_norm`, in float32 (float64 for float64)."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    elements = x.shape[2] * x.shape[3]
+    # The biased variance, rescaled, is 0 and not NaN for a plane of one element.
+    variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+    variance = variance * (elements / max(elements - 1, 1))
+    # sqrt has an infinite slope at 0; the clamp passes no gradient there, and moves std by 1e-15 at most.
+    std = variance.clamp_min(1e-30).sqrt()
+    factor = torch.rsqrt(std + eps)
+    if weight is not None:
+        factor = factor * weight[:, None, None]
+    # (x - mean) first: folding the mean into the bias would cancel for planes far from 0.
+    y = (wide - mean) * factor
+    if bias is not None:
+        y = y + bias[:, None, None]
+    return (y.relu() if relu else y).to(x.dtype)
