@@ -11,6 +11,7 @@ from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import evaluate_checkpoint
+from mffpa_ext.files import check_folder
 from mffpa_ext.flags import flag
 from mffpa_ext.training.checkpoint import read_checkpoint
 from mffpa_ext.training.config import PRECISIONS, pick_device
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> None:
     for name, least in (("batch_size", 1), ("timing_images", 0)):
         if getattr(config, name) < least:
             raise UserError(f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(config, name)}")
+    if config.output is not None:
+        check_folder("--output", config.output)
     device = pick_device(config.device)
     state = read_checkpoint(config.checkpoint)
     splits = load_splits(data_config(state["config"], config), state["config"]["seed"])
@@ -49,15 +52,18 @@ def main(arguments: list[str]) -> None:
         raise UserError("--part validation: this run had no validation images, see --val-fraction of train")
     precision = config.precision or state["config"]["precision"]
     report = evaluate_checkpoint(
-        state, dataset, config.part, splits.official, device, precision, config.batch_size, config.timing_images
+        state,
+        dataset,
+        config.part,
+        splits.official,
+        device,
+        precision,
+        config.batch_size,
+        config.timing_images,
+        splits.notes,
     )
     if config.output is not None:
-        folder = Path(config.output)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            report.write(folder)
-        except OSError as error:
-            raise UserError(f"--output {folder}: cannot be written to: {error.strerror}") from None
+        report.write(Path(config.output))
     print("\n".join(report.lines()))
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import os
 import sys
 import tomllib
 import types
@@ -66,8 +68,8 @@ def read_config_file(path: str, *configs: type) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         settings = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: expected a file that can be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config {path}: expected TOML, or JSON where the name ends in .json: {error}") from None
     if not isinstance(settings, dict):
         raise UserError(f"--config {path}: expected a table of settings, got a {type(settings).__name__}")
@@ -88,19 +90,35 @@ def build(config: type, settings: dict[str, Any]) -> Any:
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
-    """Runs a command line: exit code 0, 2 with one line on standard error for a UserError, 130 when interrupted."""
+    """Runs a command line: exit code 0, 2 with one line on standard error for a UserError, 130 when interrupted.
+
+    A KeyboardInterrupt may carry the line that is shown for it, such as how to go on.
+    """
     try:
         main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # else a reader that is gone is noticed only after the last `except`
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(2, f"error: {error}")
+    except KeyboardInterrupt as interruption:
+        _end(130, str(interruption) or "interrupted")
     except BrokenPipeError:  # the reader of our output is gone (`| head`)
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
         sys.exit(141)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _end(2, "error: out of memory: lower the batch size or the image size")
     sys.exit(0)
+
+
+def _end(code: int, line: str) -> NoReturn:
+    print(" ".join(line.split()), file=sys.stderr)  # one line, whatever a file name or a library's text holds
+    sys.exit(code)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch.OutOfMemoryError is a RuntimeError, and that of the CPU allocator has no class of its own."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "t allocate memory"))
 
 
 def _shown(value: Any) -> str:
@@ -112,13 +130,20 @@ def _size(text: str) -> tuple[int, int]:
     return height, width
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
 def _number_or_word(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
 _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     int: ("N", int),
-    float: ("X", float),
+    float: ("X", _finite),
     str: ("TEXT", str),
     tuple[int, int]: ("HxW", _size),
     str | int: ("N|WORD", _number_or_word),
@@ -127,7 +152,7 @@ _READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 _EXPECTED = {
     "N": "a whole number",
-    "X": "a number",
+    "X": "a finite number",
     "TEXT": "text",
     "HxW": "height x width such as 512x512",
     "N|WORD": "a whole number or a word",
@@ -155,13 +180,26 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     return reader
 
 
+# What a field takes from a file, where a value has a type already. A string is read as on the command line.
+_FILE_TYPES: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    tuple[int, int]: (list, str),
+    str | int: (int, str),
+}
+
+
 def _from_file(where: str, value: Any, hint: Any, field: dataclasses.Field) -> Any:
     if hint is bool:
         if not isinstance(value, bool):
             raise UserError(f"{where}: expected true or false, got {value!r}")
         return value
-    if value is None:  # JSON's null, as in the config.json of a run
+    if value is None and _without_none(hint) != hint:  # JSON's null, as in the config.json of a run
         return None
+    known, types_taken = next(entry for entry in _FILE_TYPES.items() if entry[0] == _without_none(hint))
+    if isinstance(value, bool) or not isinstance(value, types_taken):
+        raise UserError(f"{where}: expected {_EXPECTED[_READERS[known][0]]}, got {value!r}")
     if isinstance(value, list):
         value = "x".join(map(str, value))
     try:

@@ -5,7 +5,11 @@ Without arguments: a synthetic data set, about two minutes on two CPU cores.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import signal
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +23,7 @@ from mffpa_ext.data.dataset import DataSplits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.models import DefectNetwork, create_model
-from mffpa_ext.training.checkpoint import read_checkpoint
+from mffpa_ext.training.checkpoint import read_checkpoint, read_training_state
 from mffpa_ext.training.config import TrainConfig, pick_device
 from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
@@ -31,12 +35,15 @@ RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file")
 
 def main(arguments: list[str]) -> None:
     data, training, resume = parse(arguments)
+    # What can be said without the images comes before minutes of loading them.
+    resolve_training(training, data.dataset, masks_used=data.num_segmented != 0)
+    device = pick_device(training.device)
+    check_size(data, training)
+    folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
     splits = load_splits(data, training.seed)
     masks_used = bool((splits.train.annotated & (splits.train.labels == 1)).any())
     training = resolve_training(training, data.dataset, masks_used)
-    device = pick_device(training.device)
     model = make_model(training, splits)
-    folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
     notes = [*splits.notes, selection_note(splits)]
     facts = {
         "mffpa_ext": __version__,
@@ -54,22 +61,23 @@ def main(arguments: list[str]) -> None:
         model, splits.train, training, device, folder, facts, validate if splits.validation else None, data.workers
     )
     if resume:
-        trainer.load_state_dict(read_checkpoint(folder.last))
-    else:
-        folder.create(facts["config"])
-    print_heading(data, training, splits, device, notes)
-    fit(trainer, folder)
-    report = evaluate_checkpoint(
-        read_checkpoint(folder.best),
-        splits.test,
-        "test",
-        splits.official,
-        device,
-        training.precision,
-        training.eval_batch_size,
-        training.timing_images,
-    )
-    report.write(folder.path)
+        trainer.load_state_dict(read_training_state(folder.last))
+    with ending(trainer, folder):
+        if not resume:
+            folder.create(facts["config"], may_rename=training.output is None)
+        print_heading(data, training, splits, device, notes)
+        trainer.fit()
+        report = evaluate_checkpoint(
+            read_checkpoint(folder.best),
+            splits.test,
+            "test",
+            splits.official,
+            device,
+            training.precision,
+            training.eval_batch_size,
+            training.timing_images,
+        )
+        report.write(folder.path)
     print("\n".join(report.lines()))
     print(f"run folder: {folder.path}")
 
@@ -90,7 +98,7 @@ def parse(arguments: list[str]) -> tuple[DataConfig, TrainConfig, str | None]:
             raise UserError(
                 f"--resume: a run is continued with its own settings; leave out {', '.join(foreign) or '--config'}"
             )
-        settings = read_checkpoint(RunFolder(resume).last)["config"]
+        settings = read_training_state(RunFolder(resume).last)["config"]
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
         settings |= given
     else:
@@ -100,20 +108,28 @@ def parse(arguments: list[str]) -> tuple[DataConfig, TrainConfig, str | None]:
 
 
 def make_model(config: TrainConfig, splits: DataSplits) -> DefectNetwork:
-    """A fresh network, its weights drawn from the seed. Raises UserError for images that are too small for it."""
+    """A fresh network, its weights drawn from the seed."""
     torch.manual_seed(config.seed)
-    model = create_model(config.model, splits.channels, config.attention, config.gradient_stop == "on")
-    if min(splits.image_size) < model.min_size:
-        height, width = splits.image_size
+    return create_model(config.model, splits.channels, config.attention, config.gradient_stop == "on")
+
+
+def check_size(data: DataConfig, training: TrainConfig) -> None:
+    """Raises UserError for images that are too small for the network."""
+    with torch.device("meta"):  # a network without weights
+        smallest = create_model(training.model, attention=training.attention).min_size
+    height, width = data.image_size
+    if min(height, width) < smallest:
         raise UserError(
-            f"--image-size {height}x{width}: --model {config.model} needs at least {model.min_size}x{model.min_size}"
+            f"--image-size {height}x{width}: --model {training.model} needs at least {smallest}x{smallest}"
         )
-    return model
 
 
 def describe_config(data: DataConfig, training: TrainConfig) -> dict[str, Any]:
-    """The resolved settings as primitives, in one flat table that `--config` reads again."""
+    """The resolved settings as primitives, in one flat table that `--config` reads again, from wherever it is run."""
     described = asdict(data) | asdict(replace(training, output=None))
+    for name in ("data_root", "split_file"):
+        if described[name] is not None:
+            described[name] = os.path.abspath(described[name])
     return {name: list(value) if isinstance(value, tuple) else value for name, value in described.items()}
 
 
@@ -124,8 +140,8 @@ def preprocessing(splits: DataSplits) -> dict[str, Any]:
 
 def selection_note(splits: DataSplits) -> str:
     if splits.validation is None:
-        return "the last epoch is evaluated: there are no validation images to choose one by"
-    return "the epoch of the highest validation AP is evaluated"
+        return "best.pt is the last epoch: there are no validation images to choose one by"
+    return "best.pt is the epoch of the highest validation AP"
 
 
 def print_heading(
@@ -148,23 +164,26 @@ def print_heading(
         print(f"note: {note}", flush=True)
 
 
-def fit(trainer: Trainer, folder: RunFolder) -> None:
-    """Trains; an interruption ends with how to continue."""
+@contextlib.contextmanager
+def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Whatever ends a run early, it can be continued, or has left nothing behind. SIGTERM counts as Ctrl-C."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        trainer.fit()
+        yield
     except KeyboardInterrupt:
-        if trainer.epoch == 0:
-            raise
-        raise UserError(
-            f"interrupted in epoch {trainer.epoch + 1}; to continue: python -m mffpa_ext.train --resume {folder.path}"
+        if not folder.last.is_file():
+            raise KeyboardInterrupt("interrupted in the first epoch: there is no checkpoint yet, nothing was kept") from None
+        where = "after the last epoch" if trainer.epoch == trainer.config.epochs else f"in epoch {trainer.epoch + 1}"
+        raise KeyboardInterrupt(
+            f"interrupted {where}; to continue: python -m mffpa_ext.train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+        folder.discard_unless_started()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ def resolve(config: DataConfig) -> DataConfig:
         raise UserError(f"--dataset: expected one of {', '.join(FACTS)}, got {config.dataset!r}")
     if facts.needs_root and config.data_root is None:
         raise UserError(f"--data-root: {config.dataset} needs the folder of {facts.title}; none was given")
+    if config.data_root is not None and not facts.needs_root:
+        # Else who forgets --dataset trains on synthetic images and takes them for their own.
+        with_folder = " or ".join(name for name, row in FACTS.items() if row.needs_root)
+        raise UserError(f"--data-root {config.data_root}: the {config.dataset} data set reads no folder: "
+                        f"say with --dataset {with_folder} what the folder holds, or leave it out")
 
     def default(value: Any, fact: Any) -> Any:
         return fact if value is None else value

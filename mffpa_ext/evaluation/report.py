@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, confusion
 from mffpa_ext.evaluation.scoring import Scores, score_dataset
 from mffpa_ext.evaluation.timing import Timing, time_inference
@@ -51,9 +53,13 @@ class Report:
         }
 
     def write(self, folder: Path) -> None:
-        """Writes metrics.json and predictions.csv."""
-        self.scores.write_csv(folder / "predictions.csv")
-        write_json(folder / "metrics.json", self.as_dict())
+        """Writes metrics.json and predictions.csv. Raises UserError where they cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.scores.write_csv(folder / "predictions.csv")
+            write_json(folder / "metrics.json", self.as_dict())
+        except OSError as error:
+            raise UserError(f"{folder}: metrics.json and predictions.csv cannot be written: {error.strerror}") from None
 
     def lines(self) -> list[str]:
         """For people."""
@@ -90,6 +96,7 @@ def evaluate_checkpoint(
     precision: str,
     batch_size: int,
     timing_images: int,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Scores one part of a data set with the network of a checkpoint, and times single images.
 
@@ -99,10 +106,11 @@ def evaluate_checkpoint(
         official: whether the split is the published one.
         precision: "fp32", "bf16" or "fp16".
         timing_images: 0 for no timing.
+        notes: on the data as they are now; shown with those of the training.
     """
     model = restore_model(state).to(device, memory_format=torch.channels_last)
     scores = score_dataset(model, dataset, device, precision, batch_size, part)
-    threshold = state["best"]["threshold"]
+    threshold = state["best"].get("threshold")
     return Report(
         part=part,
         epoch=state["epoch"],
@@ -112,5 +120,5 @@ def evaluate_checkpoint(
         mask_ap=compute_metrics(scores.labels, scores.mask_score).ap,
         at_threshold=None if threshold is None else confusion(scores.labels, scores.score, threshold),
         timings=time_inference(model, dataset, device, precision, timing_images) if timing_images else [],
-        notes=state["notes"],
+        notes=state["notes"] + [note for note in notes if note not in state["notes"]],
     )

@@ -1,7 +1,6 @@
 """Settings of a training run. Every field is a command-line flag of `python -m mffpa_ext.train`."""
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -73,10 +72,15 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda, or one of several GPUs such as cuda:1")
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises AssertionError where CUDA is not compiled in
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {name}: expected cpu or a GPU that is there, such as cuda:0: {reason}") from None
+        raise UserError(f"--device {name}: expected a GPU that is there, found none ({reason}): use cpu") from None
     return device
 
 
@@ -90,7 +94,7 @@ def _check_ranges(config: TrainConfig) -> None:
         ("eval_batch_size", config.eval_batch_size >= 1, "1 or more"),
         ("timing_images", config.timing_images >= 0, "0 (off) or more"),
         ("seed", 0 <= config.seed < 2**63, "0 to 2^63 - 1"),
-        ("output", not config.output or not Path(config.output).is_file(), "a folder, not a file"),
+        ("output", config.output != "", "a folder"),
     )
     for name, holds, expected in expectations:
         if not holds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mffpa_ext.errors import UserError
-from mffpa_ext.files import write_json, write_text
+from mffpa_ext.files import check_folder, write_json, write_text
 
 
 class RunFolder:
@@ -17,33 +18,60 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.json"
-        self.log = self.path / "log.csv"
-        self.last = self.path / "last.pt"
-        self.best = self.path / "best.pt"
-        self.metrics = self.path / "metrics.json"
-        self.predictions = self.path / "predictions.csv"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
 
     @classmethod
     def choose(cls, output: str | None, dataset: str, model: str) -> RunFolder:
-        """The folder for a new run; nothing is made yet. Raises UserError where it holds a run already."""
+        """The folder for a new run; nothing is made yet. Raises UserError where a run could not be written to it."""
         if output is None:
             started = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             return cls(Path("runs") / f"{started}-{dataset}-{model}")
+        check_folder("--output", output)
         folder = cls(output)
         if folder.path.is_dir() and any(folder.path.iterdir()):
-            raise UserError(
-                f"--output {output}: the folder is not empty; name a new one, or continue its run with "
-                f"--resume {output}"
-            )
+            instead = f"or continue its run with --resume {output}" if folder.last.is_file() else "or empty it"
+            raise UserError(f"--output {output}: the folder is not empty; name a new one, {instead}")
         return folder
 
-    def create(self, config: dict[str, Any]) -> None:
+    def create(self, config: dict[str, Any], may_rename: bool = False) -> None:
+        """Makes the folder with config.json. may_rename: take NAME-2, NAME-3, ... where another run has the name."""
+        name, number = self.path.name, 1
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=not may_rename)
+                    break
+                except FileExistsError:
+                    if not may_rename:
+                        raise
+                    number += 1
+                    self.path = self.path.with_name(f"{name}-{number}")
             write_json(self.config, config)
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written to: {error.strerror}") from None
+
+    def discard_unless_started(self) -> None:
+        """Takes back `create` where no epoch was completed: there is nothing to continue, and the name is free again."""
+        if not self.last.is_file():
+            for path in (self.config, self.best):  # best.pt is written just before last.pt
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # never made, or somebody put files there
+                self.path.rmdir()
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Writes the whole log again, one row an epoch: it never disagrees with the checkpoint that it goes with."""
@@ -51,4 +79,7 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(self.log, text.getvalue())
+        try:
+            write_text(self.log, text.getvalue())
+        except OSError as error:
+            raise UserError(f"{self.log}: cannot be written ({error.strerror}): make room, then --resume") from None

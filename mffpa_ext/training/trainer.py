@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from mffpa_ext.models import DefectNetwork
 from mffpa_ext.training.augment import flip_batch
 from mffpa_ext.training.checkpoint import model_facts, save_checkpoint
 from mffpa_ext.training.config import PRECISIONS, TrainConfig
-from mffpa_ext.training.losses import LossWeights, loss_terms, loss_weights
+from mffpa_ext.training.losses import LossTerms, LossWeights, loss_terms, loss_weights
 from mffpa_ext.training.progress import TrainingProgress
 from mffpa_ext.training.run_folder import RunFolder
 
@@ -64,6 +65,8 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.validate = validate
+        names = "\n".join(f"{label} {name}" for label, name in zip(dataset.labels, dataset.names, strict=True))
+        self.training_images = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         self.sampler = BalancedSampler(dataset.labels, config.seed)
         self.loader = DataLoader(
             dataset,
@@ -81,8 +84,13 @@ class Trainer:
         self.best: dict[str, Any] | None = None
 
     def fit(self) -> None:
-        """Trains the remaining epochs. Raises UserError when the loss is no longer a number."""
+        """Trains the remaining epochs. Raises UserError when loss or weights are no longer numbers.
+
+        Whatever interrupts it, the checkpoints in the folder are whole, and last.pt continues the run.
+        """
         epochs, steps = self.config.epochs, len(self.loader)
+        if self.log:
+            self.folder.write_log(self.log)  # the run may have ended between the checkpoint and its log
         with TrainingProgress(epochs * steps, self.epoch * steps) as progress:
             while self.epoch < epochs:
                 started = time.monotonic()
@@ -108,16 +116,27 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "sampler": self.sampler.state_dict(),
+            "training_images": self.training_images,
             "log": self.log,
             "best": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        """Raises UserError for the state of another network or of other training images."""
+        if state.get("training_images", self.training_images) != self.training_images:
+            raise UserError(
+                f"{self.folder.last}: the training images are not those that the run began with: give the folder of "
+                f"the same data, and its split, with --data-root and --split-file"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.sampler.load_state_dict(state["sampler"])
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.folder.last}: damaged, the run cannot be continued: {reason[:200]}") from None
         self.epoch = state["epoch"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.sampler.load_state_dict(state["sampler"])
         self.log = state["log"]
         self.best = state["best"]
 
@@ -127,7 +146,7 @@ class Trainer:
         self.model.train()
         self.sampler.set_epoch(self.epoch)
         sums = {"segmentation": 0.0, "classification": 0.0, "segmented": 0, "images": 0}
-        for step, batch in enumerate(self.loader, start=1):
+        for step, batch in enumerate(self._batches(), start=1):
             if config.augment == "flips":
                 batch = flip_batch(batch, config.seed, self.epoch)
             self._set_lr((self.epoch + (step - 1) / len(self.loader)) / config.epochs)
@@ -141,6 +160,7 @@ class Trainer:
                 sums["segmentation"] / max(sums["segmented"], 1),
                 sums["classification"] / sums["images"],
             )
+        self._check_weights()
         return {
             "epoch": self.epoch + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -156,7 +176,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
 
-    def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int):
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        """The loader's batches; what goes wrong in its processes comes as one line."""
+        try:
+            yield from self.loader
+        except UserError as error:  # from a process it comes with that process's traceback as its text
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: "))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"--workers {self.loader.num_workers}: a loading process died in epoch {self.epoch + 1}, for want of "
+                f"memory or of shared memory as a rule: continue with --resume {self.folder.path} --workers 0"
+            ) from None
+
+    def _check_weights(self) -> None:
+        """The last step of an epoch has no next loss to show what it did; such weights must not be saved."""
+        damaged = [name for name, value in self.model.state_dict().items() if not torch.isfinite(value).all()]
+        if damaged:
+            raise UserError(
+                f"the weights {damaged[0]} are no longer finite after epoch {self.epoch + 1}: {self._kept()}"
+                f"lower --lr or set --grad-clip 1"
+            )
+
+    def _kept(self) -> str:
+        return f"{self.folder.last} holds epoch {self.epoch}; " if self.epoch else ""
+
+    def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int) -> LossTerms:
         images = to_network_input(batch["image"], self.device)
         truth = {key: batch[key].to(self.device) for key in ("target", "weight", "label", "segmented")}
         dtype = PRECISIONS[self.config.precision]
@@ -165,10 +211,9 @@ class Trainer:
         terms = loss_terms(decision, mask_logits, truth)
         loss = terms.total(weights)
         if not math.isfinite(loss.item()):
-            kept = f"{self.folder.last} holds epoch {self.epoch}; " if self.epoch else ""
             raise UserError(
                 f"the loss became {loss.item()} in epoch {self.epoch + 1}, step {step} (images "
-                f"{batch['index'].tolist()}): {kept}lower --lr or set --grad-clip 1"
+                f"{batch['index'].tolist()}): {self._kept()}lower --lr or set --grad-clip 1"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
