@@ -42,7 +42,7 @@ class DataConfig:
         choices=("whole", "component"))
     cache_memory: float = flag(4.0, "memory for decoded images, in GiB; what does not fit is decoded at each use")
     workers: int = flag(0, "processes that load batches; 0: the training process itself")
-    synthetic_train: int = flag(600, "synthetic: number of training images, half of them defective")
+    synthetic_train: int = flag(400, "synthetic: number of training images, half of them defective")
     synthetic_test: int = flag(300, "synthetic: number of test images, half of them defective")
 
 

@@ -22,12 +22,12 @@ from mffpa_ext.errors import UserError
 KINDS = ("blob", "scratch", "stain")
 # Strengths are in standard deviations: of the surface around it for a defect, of the grain for light. They belong
 # together: a test holds a logistic regression on simple statistics to an average precision of at most 0.88.
-CONTRAST = (2.9, 3.8)
+CONTRAST = (3.1, 4.0)
 LIGHT = (0.1, 0.9)
 HOT_SPOTS, HOT_SPOT_STRENGTH = 5, (1.5, 3.0)  # at most so many in an image
 
 _TRAIN_STREAM, _TEST_STREAM = 0, 1
-_TEST_SEED = 2021
+_TEST_SEED = 52891  # not the one that contrast and training settings were chosen with
 _SMALLEST = 32  # below it defects shrink to nothing
 _REFERENCE = 96  # lengths below are pixels of an image whose shorter side is this
 
