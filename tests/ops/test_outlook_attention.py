@@ -7,6 +7,7 @@ from mffpa_ext import ops
 from tests.ops.outlook_cases import (
     CASES,
     DTYPES,
+    KERNELS,
     Case,
     error,
     make,
@@ -31,7 +32,8 @@ def check(case: Case, dtype: torch.dtype, mask: bool) -> None:
     naive = with_gradients(textbook, case, *inputs, dy)
     actual = with_gradients(ours, case, *inputs, dy)
     for name, a, n, e in zip(RESULTS, actual, naive, exact, strict=True):
-        assert a.dtype == dtype and a.shape == e.shape and a.is_contiguous()
+        assert a.dtype == dtype and a.shape == e.shape
+        assert a.is_contiguous() or not KERNELS  # autograd's gradients of the fallback have the layout of a fold
         assert error(a, e) <= tolerance(n, e), f"{name}: {error(a, e):.3g} against {error(n, e):.3g} of the textbook"
 
 
@@ -131,8 +133,12 @@ def test_special_logits_act_as_in_softmax(dtype: torch.dtype, logit: float | str
     assert error(actual[known], exact[known]) <= tolerance(textbook(case, value, logits)[known], exact[known])
 
 
+@needs_kernels
 def test_logits_of_rows_outside_the_image_are_not_used() -> None:
-    """Window (0, 0) starts above and left of the image: its first row of elements feeds no pixel."""
+    """Window (0, 0) starts above and left of the image: its first row of elements feeds no pixel.
+
+    The textbook form computes their softmax too, and makes NaN gradients of NaN logits.
+    """
     case = Case(4, 4, 1, 8)
     value, logits, _ = make(case)
     clean = ours(case, value, logits)
