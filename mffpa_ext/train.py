@@ -176,7 +176,7 @@ def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not folder.last.is_file():
-            raise KeyboardInterrupt("interrupted in the first epoch: there is no checkpoint yet, nothing was kept") from None
+            raise KeyboardInterrupt("interrupted before the first checkpoint: nothing was kept") from None
         where = "after the last epoch" if trainer.epoch == trainer.config.epochs else f"in epoch {trainer.epoch + 1}"
         raise KeyboardInterrupt(
             f"interrupted {where}; to continue: python -m mffpa_ext.train --resume {shlex.quote(str(folder.path))}"

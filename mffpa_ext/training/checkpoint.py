@@ -68,7 +68,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about archives of TorchScript, which fail below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: {expected}; this file is damaged or holds more than tensors: nothing of it was run") from None
+        raise UserError(
+            f"{path}: {expected}; this file is damaged or holds more than tensors: nothing of it was run"
+        ) from None
     # A damaged file fails wherever the damage is met, in Python as in torch.
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -105,14 +107,15 @@ def _check_weights(path: Path, state: dict[str, Any]) -> None:
     """Compares names and shapes with those of the network that the checkpoint names, at no cost: on the meta device."""
     try:
         with torch.device("meta"):
-            expected = {name: tuple(value.shape) for name, value in create_model(**state["model_facts"]).state_dict().items()}
+            network = create_model(**state["model_facts"])
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged: model_facts describe no network ({error}): "
                         f"use another checkpoint of the run") from None
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(getattr(value, "shape", ())) for name, value in state["model"].items()}
     wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
     if wrong:
-        raise UserError(f"{path}: damaged: the weights are not those of the network {state['model_facts']['name']} "
+        raise UserError(f"{path}: damaged: the weights are not those of the network {network.name} "
                         f"({len(wrong)} differ, first {wrong[0]}): use another checkpoint of the run")
 
 

@@ -66,7 +66,7 @@ class RunFolder:
             raise UserError(f"--output {self.path}: cannot be written to: {error.strerror}") from None
 
     def discard_unless_started(self) -> None:
-        """Takes back `create` where no epoch was completed: there is nothing to continue, and the name is free again."""
+        """Takes back `create` where no epoch was completed: nothing can be continued, and the name is free again."""
         if not self.last.is_file():
             for path in (self.config, self.best):  # best.pt is written just before last.pt
                 path.unlink(missing_ok=True)
