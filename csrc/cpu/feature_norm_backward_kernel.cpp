@@ -9,10 +9,10 @@
 namespace mffpa {
 namespace {
 
-// grad_x = g * scale - shift - d * slope
+// grad_x = (g - mean) * scale - d * slope. The difference first: it is exactly 0 for a plane of one element.
 template <class A>
 struct Slopes {
-  A scale, shift, slope;
+  A mean, scale, slope;
 };
 
 template <class T, class A = Accumulator<T>>
@@ -24,7 +24,7 @@ MFFPA_INLINE Slopes<A> finish_plane(const Problem<T>& p, std::int64_t plane, con
   grad_weight[plane] = A(root * sum_gd);
   grad_bias[plane] = A(sum_g);
   const double slope = std > 0 ? 0.5 * scale * root * root * sum_gd / ((n - 1) * std) : 0.0;
-  return {A(scale), A(scale * sum_g / n), A(slope)};
+  return {A(sum_g / n), A(scale), A(slope)};
 }
 
 // One pack: the deviation d, and the gradient g that the ReLU let through.
@@ -75,7 +75,7 @@ void backward_contiguous(const Problem<T>& p, const T* x, const T* grad_y, const
         for (int k = 0; k < N; ++k) {
           const std::int64_t i = at + k * kWidth<V, A>;
           const auto [d, g] = pair_at<V>(from + i, dy + i, a.high, a.low, a.factor, a.bias, with_relu);
-          store_as<V>(to + i, V(g * slopes.scale - slopes.shift - d * slopes.slope));
+          store_as<V>(to + i, V((g - slopes.mean) * slopes.scale - d * slopes.slope));
         }
       });
     }
@@ -83,7 +83,7 @@ void backward_contiguous(const Problem<T>& p, const T* x, const T* grad_y, const
 }
 
 // Rows of a sample's channels, [rows, channels], for vectors to be loaded from.
-enum Row { kHigh, kLow, kFactor, kBias, kScale, kShift, kSlope, kRows };
+enum Row { kHigh, kLow, kFactor, kBias, kMean, kScale, kSlope, kRows };
 
 template <class T, class A = Accumulator<T>>
 void backward_channels_last(const Problem<T>& p, const T* x, const T* grad_y, const A* statistics, T* grad_x,
@@ -132,7 +132,7 @@ void backward_channels_last(const Problem<T>& p, const T* x, const T* grad_y, co
       const Slopes<A> slopes = finish_plane(p, plane, statistics + plane * kStatisticsPerPlane, sum_g, sum_gd,
                                             grad_weight, grad_bias);
       A* row = workspace + plane / channels * kRows * channels + plane % channels;
-      row[kScale * channels] = slopes.scale, row[kShift * channels] = slopes.shift;
+      row[kMean * channels] = slopes.mean, row[kScale * channels] = slopes.scale;
       row[kSlope * channels] = slopes.slope;
     }
   });
@@ -148,7 +148,7 @@ void backward_channels_last(const Problem<T>& p, const T* x, const T* grad_y, co
             const auto row = [&](Row which) { return load_as<V>(rows + which * channels + at); };
             const auto [d, g] =
                 pair_at<V>(x + j, grad_y + j, row(kHigh), row(kLow), row(kFactor), row(kBias), with_relu);
-            store_as<V>(grad_x + j, V(g * row(kScale) - row(kShift) - d * row(kSlope)));
+            store_as<V>(grad_x + j, V((g - row(kMean)) * row(kScale) - d * row(kSlope)));
           }
         });
     }
