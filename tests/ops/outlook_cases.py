@@ -1,23 +1,13 @@
 """Shapes, inputs and the tolerance that the tests of outlook attention share."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
-from mffpa_ext import _extension, ops
+from mffpa_ext import ops
 from mffpa_ext.ops import reference
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-KERNELS = _extension.is_compiled() and _extension.requested_backend() != "reference"
-needs_kernels = pytest.mark.skipif(
-    not KERNELS, reason=_extension.missing_reason() or "MFFPA_BACKEND=reference asks for the PyTorch code"
-)
+from tests.ops.support import DTYPES
 
 
 @dataclass(frozen=True)
@@ -128,14 +118,3 @@ def tolerance(naive: Tensor, exact: Tensor) -> float:
         return magnitude * (1e-5 if naive.dtype == torch.float32 else 1e-13)
     return 2 * error(naive, exact) + torch.finfo(naive.dtype).eps * magnitude
 
-
-def run_python(code: str, *arguments: str, **variables: str) -> str:
-    """Standard output of `code` in a child with these environment variables; its traceback fails the test."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MFFPA_")}
-    root = Path(__file__).resolve().parents[2]
-    packages = Path(_extension.__file__).parents[1]  # of the package under test, installed or not
-    environment.update(variables, PYTHONPATH=os.pathsep.join([str(packages), str(root)]), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout

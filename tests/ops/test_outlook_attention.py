@@ -4,19 +4,8 @@ import pytest
 import torch
 
 from mffpa_ext import ops
-from tests.ops.outlook_cases import (
-    CASES,
-    DTYPES,
-    KERNELS,
-    Case,
-    error,
-    make,
-    needs_kernels,
-    ours,
-    textbook,
-    tolerance,
-    with_gradients,
-)
+from tests.ops.outlook_cases import CASES, Case, error, make, ours, textbook, tolerance, with_gradients
+from tests.ops.support import DTYPES, KERNELS, needs_kernels
 
 RESULTS = ("output", "grad_value", "grad_logits")
 

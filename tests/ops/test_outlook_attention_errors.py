@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mffpa_ext import OutlookAttention, ops
 from mffpa_ext.ops.backend import use_compiled
-from tests.ops.outlook_cases import CASES, Case, make, needs_kernels, ours, run_python, with_gradients
+from tests.ops.outlook_cases import CASES, Case, make, ours, with_gradients
+from tests.ops.support import needs_kernels, run_python
 
 VALUE, LOGITS = torch.zeros(2, 5, 4, 8), torch.zeros(2, 5, 4, 2 * 81)
 

@@ -9,18 +9,8 @@ import pytest
 import torch
 
 from mffpa_ext import _extension, ops
-from tests.ops.outlook_cases import (
-    CASES,
-    DTYPES,
-    error,
-    make,
-    needs_kernels,
-    ours,
-    run_python,
-    textbook,
-    tolerance,
-    with_gradients,
-)
+from tests.ops.outlook_cases import CASES, error, make, ours, textbook, tolerance, with_gradients
+from tests.ops.support import DTYPES, needs_kernels, run_python, run_with_isa
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -104,15 +94,7 @@ def check_softmax_of_extreme_logits() -> None:
 @needs_kernels
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_instruction_set(isa: str) -> None:
-    if isa not in _extension.build_info["isas"]:
-        pytest.skip(f"not built; there are {_extension.build_info['isas']}")
-    code = f"from tests.ops import test_outlook_attention_isa as t; t.check_isa('{isa}')"
-    try:
-        run_python(code, MFFPA_CPU_ISA=isa, MFFPA_BACKEND="compiled")
-    except AssertionError as failure:
-        if "MFFPA_CPU_ISA: expected one that this machine can run" in str(failure):
-            pytest.skip(f"this CPU has no {isa}")
-        raise
+    run_with_isa(isa, f"from tests.ops import test_outlook_attention_isa as t; t.check_isa('{isa}')")
 
 
 @needs_kernels

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mffpa_ext import OutlookAttention, ops
-from tests.ops.outlook_cases import Case, make, needs_kernels, ours, with_gradients
+from tests.ops.outlook_cases import Case, make, ours, with_gradients
+from tests.ops.support import needs_kernels
 
 GRADCHECK_CASES = (Case(4, 3, 2, 2), Case(4, 5, 1, 3, stride=2), Case(3, 4, 1, 2, kernel_size=5))
 
