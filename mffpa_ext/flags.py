@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose errors are `UserError`s; flags cannot be abbreviated, so that new ones never change old scripts."""
+    """A parser whose errors are `UserError`s; no abbreviations, so that new flags never change old scripts."""
     return _Parser(prog=program, description=description, allow_abbrev=False)
 
 

@@ -219,7 +219,7 @@ def raising(error: BaseException):
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (KeyboardInterrupt("to continue: ..."), 130, "to continue: ...\n"),
         (MemoryError(), 2, "error: out of memory: lower the batch size or the image size\n"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), 2, "error: out of memory"),
     ],
 )

@@ -21,6 +21,7 @@ from mffpa_ext.models import DefectNetwork
 from mffpa_ext.training.augment import flip_batch
 from mffpa_ext.training.checkpoint import model_facts, save_checkpoint
 from mffpa_ext.training.config import PRECISIONS, TrainConfig
+from mffpa_ext.training.interruption import deferred_interrupts, leave_interrupts_to_the_trainer
 from mffpa_ext.training.losses import LossTerms, LossWeights, loss_terms, loss_weights
 from mffpa_ext.training.progress import TrainingProgress
 from mffpa_ext.training.run_folder import RunFolder
@@ -73,6 +74,8 @@ class Trainer:
             batch_size=config.batch_size,
             sampler=self.sampler,
             num_workers=workers,
+            persistent_workers=workers > 0,  # else every epoch would start them anew
+            worker_init_fn=leave_interrupts_to_the_trainer,
             pin_memory=device.type == "cuda",
             generator=torch.Generator().manual_seed(config.seed),  # else worker seeds are drawn from the global state
         )
@@ -179,7 +182,9 @@ class Trainer:
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """The loader's batches; what goes wrong in its processes comes as one line."""
         try:
-            yield from self.loader
+            with deferred_interrupts():
+                batches = iter(self.loader)  # in the first epoch this starts the processes
+            yield from batches
         except UserError as error:  # from a process it comes with that process's traceback as its text
             raise UserError(str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: "))
         except RuntimeError as error:

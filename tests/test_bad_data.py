@@ -1,0 +1,179 @@
+"""Training on folders of images with something wrong in them: one line that names the file, and nothing left."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mffpa_ext import cli, flags
+
+from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd_folder
+
+SIZE = (40, 32)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def ksdd(tmp_path: Path) -> Path:
+    root = tmp_path / "ksdd"
+    for number in range(1, 7):
+        (root / f"kos{number:02d}").mkdir(parents=True)
+        write_ksdd_folder(root / f"kos{number:02d}", size=SIZE)
+    return root
+
+
+@pytest.fixture
+def dagm(tmp_path: Path) -> Path:
+    root = tmp_path / "dagm"
+    write_dagm_half(root / "Class1" / "Train", 2, 3, SIZE)
+    write_dagm_half(root / "Class1" / "Test", 2, 3, SIZE, first=101)
+    return root
+
+
+@pytest.fixture
+def train(capsys: pytest.CaptureFixture, here: Path) -> Callable[..., tuple[int, str]]:
+    """Trains one epoch; exit code and standard error."""
+
+    def train(dataset: str, root: object, *more: str) -> tuple[int, str]:
+        arguments = ["train", "--dataset", dataset, "--data-root", str(root), "--image-size", "40x32", "--epochs", "1",
+                     "--timing-images", "0", "--output", "run", *more]
+        with pytest.raises(SystemExit) as end:
+            flags.run_command(cli.dispatch, arguments)
+        return end.value.code, capsys.readouterr().err
+
+    return train
+
+
+def unlink(path: Path) -> str:
+    path.unlink()
+    return path.name
+
+
+def overwrite(content: bytes) -> Callable[[Path], str]:
+    def damage(path: Path) -> str:
+        path.write_bytes(content)
+        return path.name
+
+    return damage
+
+
+def truncate(path: Path) -> str:
+    os.truncate(path, path.stat().st_size // 2)
+    return path.name
+
+
+def resize(path: Path) -> str:
+    write_gray(path, spot((48, 32), 1))
+    return path.name
+
+
+@pytest.mark.parametrize(
+    "victim, damage, expected",
+    [
+        ("kos01/Part1_label.bmp", unlink, "Part1.jpg: expected its label file"),
+        ("kos01/Part1.jpg", unlink, "Part1_label.bmp: expected its image"),
+        ("kos02/Part0.jpg", overwrite(b""), "Part0.jpg: expected an image, got an empty file"),
+        ("kos02/Part0.jpg", overwrite(b"no image at all"), "Part0.jpg: expected an image, got something that is none"),
+        ("kos02/Part0.jpg", truncate, "Part0.jpg: cannot be read as an image"),
+        ("kos03/Part0_label.bmp", overwrite(b""), "Part0_label.bmp: expected an image, got an empty file"),
+        ("kos03/Part0_label.bmp", resize, "Part0_label.bmp: expected the size of its image"),
+    ],
+)
+def test_a_damaged_file(
+    victim: str, damage: Callable[[Path], str], expected: str, ksdd: Path, here: Path, train: Callable
+) -> None:
+    damage(ksdd / victim)
+    code, err = train("ksdd", ksdd)
+    assert code == 2 and err.startswith(f"error: {ksdd / Path(victim).parent}/") and expected in err
+    assert err.count("\n") == 1 and list(here.iterdir()) == []
+
+
+def test_no_defective_image(ksdd: Path, here: Path, train: Callable) -> None:
+    for mask in ksdd.rglob("*_label.bmp"):
+        write_gray(mask, np.zeros(SIZE, np.uint8))
+    code, err = train("ksdd", ksdd)
+    assert code == 2 and "expected some defective ones, found none" in err and str(ksdd) in err
+    assert err.count("\n") == 1 and list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "dataset, more, expected",
+    [
+        ("ksdd", ("--num-segmented", "99"), "--num-segmented: expected at most 4, the number of folders"),
+        ("ksdd", ("--split-file", "no.pyb"), "no.pyb"),
+        ("ksdd", ("--resplit",), "--resplit is for --dataset dagm"),
+        ("ksdd", ("--fold", "3"), "--fold"),
+        ("ksdd", ("--image-size", "100x100"), "--image-size"),
+        ("ksdd", ("--recipe", "quick"), "--recipe quick: has no settings for ksdd; use paper or mixsup"),
+        ("dagm", ("--dagm-class", "2"), "Class2: expected the folder of DAGM class 2"),
+        ("dagm", ("--val-fraction", "0.99", "--num-segmented", "2"), "--num-segmented: expected at most 1"),
+    ],
+)
+def test_flags_that_do_not_fit_the_data(
+    dataset: str, more: tuple[str, ...], expected: str, ksdd: Path, dagm: Path, here: Path, train: Callable
+) -> None:
+    code, err = train(dataset, {"ksdd": ksdd, "dagm": dagm}[dataset], *more)
+    assert code == 2 and err.startswith("error: ") and expected in err
+    assert err.count("\n") == 1 and list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("dataset", ["ksdd", "dagm"])
+def test_the_folder_of_something_else(dataset: str, tmp_path: Path, here: Path, train: Callable) -> None:
+    for root in (tmp_path / "nowhere", tmp_path / "empty"):
+        if root.name == "empty":
+            root.mkdir()
+        code, err = train(dataset, root)
+        assert code == 2 and str(root) in err and err.count("\n") == 1 and list(here.iterdir()) == []
+
+
+def test_a_run_outlives_the_move_of_its_data(
+    dagm: Path, here: Path, tmp_path: Path, train: Callable, monkeypatch, capsys
+) -> None:
+    """Trained with a relative path, evaluated from elsewhere, with the data where they were and where they went."""
+    monkeypatch.chdir(tmp_path)
+    assert train("dagm", "dagm", "--workers", "1", "--batch-size", "2") == (0, "")
+    run = tmp_path / "run"
+    monkeypatch.chdir(here)
+
+    def evaluate(*more: str) -> tuple[int, str]:
+        arguments = ["evaluate", "--checkpoint", str(run / "best.pt"), "--timing-images", "0", "--output", "ev", *more]
+        with pytest.raises(SystemExit) as end:
+            flags.run_command(cli.dispatch, arguments)
+        return end.value.code, capsys.readouterr().err
+
+    assert evaluate() == (0, "")
+    assert (here / "ev" / "predictions.csv").read_text() == (run / "predictions.csv").read_text()
+    shutil.rmtree(here / "ev")
+    dagm.rename(tmp_path / "moved")
+    code, err = evaluate()
+    assert code == 2 and err.startswith(f"error: --data-root: expected the folder of DAGM 2007, found no folder {dagm}")
+    assert list(here.iterdir()) == []
+    assert evaluate("--data-root", str(tmp_path / "moved")) == (0, "")
+    metrics = json.loads((here / "ev" / "metrics.json").read_text())
+    assert metrics["ap"] == json.loads((run / "metrics.json").read_text())["ap"]
+    assert train("dagm", "x", "--resume", str(run))[0] == 2  # its own settings, except where the data lie
+    with pytest.raises(SystemExit) as end:
+        flags.run_command(cli.dispatch, ["train", "--resume", str(run), "--data-root", str(tmp_path / "moved")])
+    assert end.value.code == 0
+    shutil.rmtree(run)
+
+
+@pytest.mark.skipif("MFFPA_DATA" not in os.environ, reason="MFFPA_DATA names no folder with real images")
+def test_an_epoch_on_real_dagm_images(here: Path, train: Callable) -> None:
+    root = Path(os.environ["MFFPA_DATA"]) / "DAGM"
+    assert train("dagm", root, "--resplit", "--image-size", "64x64", "--batch-size", "8", "--lr", "0.01") == (0, "")
+    metrics = json.loads((here / "run" / "metrics.json").read_text())
+    assert metrics["official"] is False and metrics["positives"] > 20
+    assert any("not comparable with published numbers" in note for note in metrics["notes"])
