@@ -25,7 +25,7 @@ from mffpa_ext.training.recipes import find_recipe
 def test_published_settings(recipe: str, dataset: str, masks_used: bool, expected: tuple) -> None:
     c = resolve(TrainConfig(recipe=recipe), dataset, masks_used)
     assert (c.epochs, c.lr, c.theta, c.batch_size, c.loss_weights, c.gradient_stop) == expected
-    assert c.grad_clip == 0 and c.augment == "none"  # neither is published
+    assert (c.grad_clip, c.augment, c.lr_schedule) == (0, "none", "constant")  # no such thing is published
 
 
 @pytest.mark.parametrize("dataset, recipe", [("dagm", "paper"), ("ksdd", "paper"), ("synthetic", "quick")])

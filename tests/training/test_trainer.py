@@ -87,13 +87,23 @@ def test_another_seed_is_another_run(make_trainer: Callable) -> None:
 
 
 def test_the_log_tells_the_schedule_and_both_losses(make_trainer: Callable, folder: RunFolder) -> None:
-    make_trainer(epochs=2, theta=0.5, lr=0.01).fit()
+    make_trainer(epochs=2, theta=0.5, lr=0.01, lr_schedule="constant").fit()
     with folder.log.open() as file:
         rows = list(csv.DictReader(file))
     schedule = [tuple(float(row[key]) for key in ("weight_seg", "weight_cls", "lr")) for row in rows]
     assert schedule == [(1, 0, 0.01), (0.5, 0.25, 0.01)]
     assert all(0 < float(r["loss_seg"]) < 100 and 0 < float(r["loss_cls"]) < 10 for r in rows)
     assert all(r["val_ap"] == r["val_auc"] == "" for r in rows)
+
+
+def test_cosine_falls_from_lr_to_nearly_nothing_step_by_step(make_trainer: Callable) -> None:
+    trainer = make_trainer(epochs=2, lr=0.1, lr_schedule="cosine")
+    used, genuine = [], trainer._step
+    trainer._step = lambda *arguments: used.append(trainer.optimizer.param_groups[0]["lr"]) or genuine(*arguments)
+    trainer.fit()
+    # four steps: 0, 1/4, 1/2 and 3/4 of the run are done before them
+    assert used == pytest.approx([0.1, 0.05 * (1 + 0.5**0.5), 0.05, 0.05 * (1 - 0.5**0.5)])
+    assert [row["lr"] for row in trainer.log] == used[1::2]
 
 
 def test_without_validation_best_is_the_last_epoch(make_trainer: Callable, folder: RunFolder) -> None:
