@@ -205,9 +205,11 @@ def test_low_precision_trains_float32_weights(make_trainer: Callable, precision:
         assert row["loss_seg"] == pytest.approx(reference["loss_seg"], rel=0.15)
 
 
-def test_gradient_clipping_bounds_the_step(make_trainer: Callable) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16 scales its gradients: the norm is that of unscaled ones
+def test_gradient_clipping_bounds_the_step(make_trainer: Callable, precision: str) -> None:
     def first_step(clip: float) -> tuple[float, torch.Tensor]:
-        trainer = make_trainer(lr=1.0, grad_clip=clip, loss_weights="constant", theta=1.0)
+        trainer = make_trainer(lr=1.0, grad_clip=clip, loss_weights="constant", theta=1.0, precision=precision)
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=precision == "fp16")  # no overflow
         before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
         trainer.model.train()
         trainer._step(next(iter(trainer.loader)), LossWeights(1.0, 1.0), 1)
