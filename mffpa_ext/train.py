@@ -18,13 +18,13 @@ import torch
 from mffpa_ext import __version__, flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
-from mffpa_ext.data.loading import load_splits
 from mffpa_ext.data.dataset import DataSplits
+from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.models import DefectNetwork, create_model
 from mffpa_ext.training.checkpoint import read_checkpoint, read_training_state
-from mffpa_ext.training.config import TrainConfig, pick_device
+from mffpa_ext.training.config import TrainConfig, pick_device, precision_notes
 from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
 from mffpa_ext.training.trainer import Trainer, Validation
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     with ending(trainer, folder):
         if not resume:
             folder.create(facts["config"], may_rename=training.output is None)
-        print_heading(data, training, splits, device, notes)
+        print_heading(data, training, splits, device, notes + precision_notes(training.precision, device))
         trainer.fit()
         report = evaluate_checkpoint(
             read_checkpoint(folder.best),
@@ -156,8 +156,8 @@ def print_heading(
         f"images {splits.channels}x{height}x{width}"
     )
     print(
-        f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, lr {training.lr} ({training.lr_schedule}), "
-        f"batch {training.batch_size}, {training.loss_weights} loss weights, theta {training.theta}, "
+        f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, "
+        f"lr {training.lr} ({training.lr_schedule}), batch {training.batch_size}, {training.loss_weights} loss weights, theta {training.theta}, "
         f"gradient stop {training.gradient_stop}, {training.precision} on {device}, seed {training.seed}"
     )
     for note in notes:

@@ -84,6 +84,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def precision_notes(precision: str, device: torch.device) -> list[str]:
+    """A warning where half precision is slower than float32 instead of faster."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch: nothing is known, or said
+    if device.type != "cpu" or precision == "fp32" or not capabilities:
+        return []
+    fast = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
+    if capabilities.get("architecture") != "x86_64" or any(capabilities.get(name) for name in fast):
+        return []
+    return [f"this CPU has no {precision} arithmetic, which is emulated: --precision fp32 is faster here"]
+
+
 def _check_ranges(config: TrainConfig) -> None:
     expectations = (
         ("epochs", config.epochs >= 1, "1 or more"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mffpa_ext.errors import UserError
-from mffpa_ext.training.config import TrainConfig, pick_device, resolve
+from mffpa_ext.training.config import TrainConfig, pick_device, precision_notes, resolve
 from mffpa_ext.training.recipes import find_recipe
 
 
@@ -102,3 +102,12 @@ def test_cuda_where_there_is_none() -> None:
 
 def test_auto_takes_what_is_there() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("has, notes", [({"avx512_bf16": True}, 0), ({"amx_bf16": True}, 0), ({}, 1)])
+def test_emulated_half_precision_is_said(has: dict, notes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = {"architecture": "x86_64", **has}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert len(precision_notes("bf16", torch.device("cpu"))) == notes
+    assert precision_notes("fp32", torch.device("cpu")) == []
+    assert precision_notes("bf16", torch.device("cuda")) == []
