@@ -54,7 +54,7 @@ def test_defaults_come_from_the_data_set():
 @pytest.mark.parametrize("settings, match", [
     ({"dataset": "mnist"}, "--dataset.*synthetic, dagm, ksdd.*mnist"),
     ({"dataset": "dagm"}, "--data-root"),
-    ({"image_size": (100, 96)}, "--image-size.*multiples of 8.*100.*nearest: 96 96"),
+    ({"image_size": (100, 96)}, "--image-size.*multiples of 8.*100.*nearest: 96x96"),
     ({"image_size": (0, 96)}, "--image-size"),
     ({"image_size": 96}, "--image-size"),
     ({"image_size": (24, 32)}, "at least 32 for synthetic"),
