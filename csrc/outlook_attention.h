@@ -1,10 +1,12 @@
-// Outlook attention (Yuan et al., VOLO, 2021): interface of the kernels. See docs in mffpa_ext/ops/outlook_attention.py.
+// Outlook attention (Yuan et al., VOLO, 2021): interface of the kernels. The mathematics stands in
+// mffpa_ext/ops/outlook_attention.py.
 //
 //   y[p] = sum over (q, i) with stride*q - padding + i = p of
 //          sum_j softmax_j(scale * logits[q, i, :])_j * mask[q, i, j] * value[stride*q - padding + j]
 //
 // value  [batch, height, width, heads * head_dim]           contiguous, p runs over height x width
-// logits [batch, grid_height, grid_width, heads * K^2 * K^2] contiguous, q runs over the grid, i and j over the K x K window
+// logits [batch, grid_height, grid_width, heads * K^2 * K^2] contiguous, q runs over the grid,
+//        i and j over the K x K window
 // mask   like logits or null: multiplies the weights after the softmax (dropout)
 // Padded positions take part in the softmax, with value 0.
 #pragma once
@@ -15,6 +17,8 @@
 #include "parallel.h"
 
 namespace mffpa {
+
+constexpr std::int64_t kMaxOutlookKernel = 15;  // bounds arrays of the kernels; the bridge refuses larger ones
 
 struct OutlookShape {
   std::int64_t batch, height, width, heads, head_dim;

@@ -1,14 +1,18 @@
-"""Surface-defect detection with MFFPA networks, on C++ and CUDA kernels of its own.
+"""Surface-defect detection with MFFPA networks, on C++ kernels of its own.
 
 Modules to use anywhere: `OutlookAttention`, `CoordinateAttention`, `PyramidSplitAttention`, `FeatureNorm2d`; the same
 as functions: `mffpa_ext.ops`. Networks: `mffpa_ext.models.create_model`. Trained networks: `load`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mffpa_ext import _extension as _extension  # first: it loads the compiled operators, or says why there are none
 from mffpa_ext import models, nn, ops
 from mffpa_ext.errors import UserError
 from mffpa_ext.nn import CoordinateAttention, FeatureNorm2d, OutlookAttention, PyramidSplitAttention
-from mffpa_ext.training import load
+
+if TYPE_CHECKING:
+    from mffpa_ext.training import load
 
 __version__ = _extension.build_info.get("version", "0+unbuilt")  # pyproject.toml's, as the build recorded it
 
@@ -23,3 +27,12 @@ __all__ = [
     "nn",
     "ops",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` comes when it is asked for: who only wants the modules need not import what checkpoints need."""
+    if name != "load":
+        raise AttributeError(f"module 'mffpa_ext' has no attribute {name!r}")
+    from mffpa_ext.training import load
+
+    return load

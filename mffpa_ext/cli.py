@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from mffpa_ext import flags
+from mffpa_ext.command import run_command
 from mffpa_ext.errors import UserError
 
 COMMANDS = {
@@ -15,7 +15,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    flags.run_command(dispatch)
+    run_command(dispatch)
 
 
 def dispatch(arguments: list[str]) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from mffpa_ext import flags
+from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import evaluate_checkpoint
 from mffpa_ext.files import check_folder
-from mffpa_ext.flags import flag
+from mffpa_ext.fields import flag
+from mffpa_ext.precision import PRECISIONS
 from mffpa_ext.training.checkpoint import read_checkpoint
-from mffpa_ext.training.config import PRECISIONS, pick_device
+from mffpa_ext.training.config import pick_device
 
 
 @dataclass(frozen=True)
@@ -75,4 +77,4 @@ def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:
 
 
 if __name__ == "__main__":
-    flags.run_command(main)
+    run_command(main)

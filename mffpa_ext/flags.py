@@ -1,7 +1,7 @@
-"""Command-line flags from frozen dataclasses, configuration files, and one way to end a command.
+"""Command-line flags and configuration files for frozen dataclasses.
 
 A field's name is the flag's (`batch_size` is `--batch-size`), its annotation says how the text is read, and its
-metadata, made by `flag`, hold help and choices. `--config FILE` (TOML or JSON) gives the same names; a flag on the
+metadata, made by `fields.flag`, hold help and choices. `--config FILE` (TOML or JSON) gives the same names; a flag on the
 command line wins over the file.
 """
 
@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import sys
 import tomllib
 import types
 import typing
@@ -21,11 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mffpa_ext.errors import UserError
-
-
-def flag(default: Any, text: str, choices: tuple[Any, ...] | None = None) -> Any:
-    """A dataclass field that is also a command-line flag."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,38 +80,6 @@ def read_config_file(path: str, *configs: type) -> dict[str, Any]:
 def build(config: type, settings: dict[str, Any]) -> Any:
     """The dataclass with those of the settings that are its own."""
     return config(**{f.name: settings[f.name] for f in dataclasses.fields(config) if f.name in settings})
-
-
-def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
-    """Runs a command line: exit code 0, 2 with one line on standard error for a UserError, 130 when interrupted.
-
-    A KeyboardInterrupt may carry the line that is shown for it, such as how to go on.
-    """
-    try:
-        main(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()  # else a reader that is gone is noticed only after the last `except`
-    except UserError as error:
-        _end(2, f"error: {error}")
-    except KeyboardInterrupt as interruption:
-        _end(130, str(interruption) or "interrupted")
-    except BrokenPipeError:  # the reader of our output is gone (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-        sys.exit(141)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        _end(2, "error: out of memory: lower the batch size or the image size")
-    sys.exit(0)
-
-
-def _end(code: int, line: str) -> NoReturn:
-    print(" ".join(line.split()), file=sys.stderr)  # one line, whatever a file name or a library's text holds
-    sys.exit(code)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """torch.OutOfMemoryError is a RuntimeError, and that of the CPU allocator has no class of its own."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "t allocate memory"))
 
 
 def _shown(value: Any) -> str:

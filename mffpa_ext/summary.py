@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from mffpa_ext import flags
+from mffpa_ext.command import run_command
 from mffpa_ext.errors import UserError
-from mffpa_ext.flags import flag
+from mffpa_ext.fields import flag
 from mffpa_ext.models import ATTENTIONS, VARIANTS, complexity, create_model
 
 # Tang et al. 2024, Table 9, for 640x232 RGB images. It cuts 31.796 to 31.79 and rounds the others.
@@ -47,4 +48,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.run_command(main)
+    run_command(main)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mffpa_ext import __version__, flags
+from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.dataset import DataSplits
@@ -23,8 +24,9 @@ from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.models import DefectNetwork, create_model
+from mffpa_ext.precision import precision_notes
 from mffpa_ext.training.checkpoint import read_checkpoint, read_training_state
-from mffpa_ext.training.config import TrainConfig, pick_device, precision_notes
+from mffpa_ext.training.config import TrainConfig, pick_device
 from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
 from mffpa_ext.training.trainer import Trainer, Validation
@@ -157,7 +159,8 @@ def print_heading(
     )
     print(
         f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, "
-        f"lr {training.lr} ({training.lr_schedule}), batch {training.batch_size}, {training.loss_weights} loss weights, theta {training.theta}, "
+        f"lr {training.lr} ({training.lr_schedule}), batch {training.batch_size}, "
+        f"{training.loss_weights} loss weights, theta {training.theta}, "
         f"gradient stop {training.gradient_stop}, {training.precision} on {device}, seed {training.seed}"
     )
     for note in notes:
@@ -187,4 +190,4 @@ def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    flags.run_command(main)
+    run_command(main)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mffpa_ext import cli, flags
+from mffpa_ext import cli
+from mffpa_ext.command import run_command
 
 from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd_folder
 
@@ -50,7 +51,7 @@ def train(capsys: pytest.CaptureFixture, here: Path) -> Callable[..., tuple[int,
         arguments = ["train", "--dataset", dataset, "--data-root", str(root), "--image-size", "40x32", "--epochs", "1",
                      "--timing-images", "0", "--output", "run", *more]
         with pytest.raises(SystemExit) as end:
-            flags.run_command(cli.dispatch, arguments)
+            run_command(cli.dispatch, arguments)
         return end.value.code, capsys.readouterr().err
 
     return train
@@ -150,7 +151,7 @@ def test_a_run_outlives_the_move_of_its_data(
     def evaluate(*more: str) -> tuple[int, str]:
         arguments = ["evaluate", "--checkpoint", str(run / "best.pt"), "--timing-images", "0", "--output", "ev", *more]
         with pytest.raises(SystemExit) as end:
-            flags.run_command(cli.dispatch, arguments)
+            run_command(cli.dispatch, arguments)
         return end.value.code, capsys.readouterr().err
 
     assert evaluate() == (0, "")
@@ -165,7 +166,7 @@ def test_a_run_outlives_the_move_of_its_data(
     assert metrics["ap"] == json.loads((run / "metrics.json").read_text())["ap"]
     assert train("dagm", "x", "--resume", str(run))[0] == 2  # its own settings, except where the data lie
     with pytest.raises(SystemExit) as end:
-        flags.run_command(cli.dispatch, ["train", "--resume", str(run), "--data-root", str(tmp_path / "moved")])
+        run_command(cli.dispatch, ["train", "--resume", str(run), "--data-root", str(tmp_path / "moved")])
     assert end.value.code == 0
     shutil.rmtree(run)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mffpa_ext import cli, flags
+from mffpa_ext import cli
+from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.evaluate import EvaluateConfig
 from mffpa_ext.summary import SummaryConfig
@@ -45,7 +46,7 @@ def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]
     def command(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            flags.run_command(cli.dispatch, list(map(str, arguments)))
+            run_command(cli.dispatch, list(map(str, arguments)))
         return end.value.code, *capsys.readouterr()
 
     return command

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from mffpa_ext import flags
+from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.errors import UserError
-from mffpa_ext.flags import flag
+from mffpa_ext.fields import flag
 from mffpa_ext.training.config import TrainConfig
 
 
@@ -200,7 +201,7 @@ def test_no_setting_has_two_meanings() -> None:
 
 def ended(main, capsys: pytest.CaptureFixture) -> tuple[int, str]:
     with pytest.raises(SystemExit) as end:
-        flags.run_command(main, [])
+        run_command(main, [])
     return end.value.code, capsys.readouterr().err
 
 
@@ -235,11 +236,11 @@ def test_success_is_silent(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), KeyError("x")])
 def test_programming_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
-        flags.run_command(raising(error), [])
+        run_command(raising(error), [])
 
 
 def test_a_reader_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    script = "from mffpa_ext import flags; flags.run_command(lambda a: print('x' * 10), [])"
+    script = "from mffpa_ext.command import run_command; run_command(lambda a: print('x' * 10), [])"
     command = f"(sleep 0.1; {sys.executable} -c \"{script}\"; echo $? > {tmp_path}/code) | true"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.stderr == "" and (tmp_path / "code").read_text() == "141\n"

@@ -1,5 +1,5 @@
-// Forward pass of feature normalisation on the CPU, compiled once per instruction set. Two reads of x and one write; in the second read
-// what was read first is often still in the cache.
+// Forward pass of feature normalisation on the CPU, compiled once per instruction set. Two reads of x and one write; in
+// the second read what was read first is often still in the cache.
 #include <cstring>
 
 #include "cpu/feature_norm_common.h"

@@ -9,7 +9,7 @@
 namespace mffpa {
 namespace {
 
-constexpr int kMaxKernel = 15;  // checked by the bridge; bounds the arrays below
+constexpr int kMaxKernel = int(kMaxOutlookKernel);
 constexpr int kMaxElements = kMaxKernel * kMaxKernel;
 constexpr int kMaxOffsets = (2 * kMaxKernel - 1) * (2 * kMaxKernel - 1);
 

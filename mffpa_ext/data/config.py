@@ -5,7 +5,7 @@ from typing import Any
 
 from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS
 from mffpa_ext.errors import UserError
-from mffpa_ext.flags import flag
+from mffpa_ext.fields import flag
 
 STRIDE = 8  # the mask logits lie on a grid of 1/8 of the image
 

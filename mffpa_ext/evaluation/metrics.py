@@ -47,7 +47,8 @@ def compute_metrics(labels: np.ndarray, scores: np.ndarray) -> Metrics:
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if not positives or not negatives:
         raise UserError(
-            f"metrics need defective and defect-free images, there are {positives} and {negatives}: add the missing kind"
+            f"metrics need defective and defect-free images, there are {positives} and {negatives}: "
+            f"add the missing kind"
         )
     if not np.isfinite(scores).all():
         raise UserError("the network's scores are not finite: its weights are damaged, train again with a lower --lr")

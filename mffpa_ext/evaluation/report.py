@@ -67,7 +67,8 @@ class Report:
         lines = [
             f"{self.part}: {m.positives} defective, {m.negatives} defect-free images; weights of epoch {self.epoch}"
             + ("" if self.official else "; unofficial split"),
-            f"  AP {m.ap:.4f} (trapezoid {m.ap_trapezoid:.4f})   AUC {m.auc:.4f}   AP of the mask alone {self.mask_ap:.4f}",
+            f"  AP {m.ap:.4f} (trapezoid {m.ap_trapezoid:.4f})   AUC {m.auc:.4f}   "
+            f"AP of the mask alone {self.mask_ap:.4f}",
             f"  best F1 {m.f1:.4f} at score {m.threshold:.4g}   false alarms without a missed defect (FP at FN = 0): "
             f"{m.fp_at_zero_fn}",
         ]
@@ -110,7 +111,7 @@ def evaluate_checkpoint(
     """
     model = restore_model(state).to(device, memory_format=torch.channels_last)
     scores = score_dataset(model, dataset, device, precision, batch_size, part)
-    threshold = state["best"].get("threshold")
+    threshold = state.get("threshold")
     return Report(
         part=part,
         epoch=state["epoch"],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mffpa_ext.data.dataset import DefectDataset
 from mffpa_ext.data.images import to_network_input
 from mffpa_ext.models import DefectNetwork
-from mffpa_ext.training.config import PRECISIONS
+from mffpa_ext.precision import autocast
 from mffpa_ext.files import write_text
 
 
@@ -49,13 +49,12 @@ def score_dataset(
 
     The model is left in the mode that it was in.
     """
-    dtype = PRECISIONS[precision]
     decisions, largest = [], []
     training = model.training
     model.eval()
     loader = DataLoader(dataset, batch_size=batch_size)
     try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with torch.inference_mode(), autocast(device, precision):
             for batch in tqdm(loader, desc=title, leave=False, disable=None if title else True):
                 images = to_network_input(batch["image"], device)
                 decision, mask = model(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from mffpa_ext.data.dataset import DefectDataset
 from mffpa_ext.data.images import to_network_input
 from mffpa_ext.models import DefectNetwork
-from mffpa_ext.training.config import PRECISIONS
+from mffpa_ext.precision import autocast
 
 WARM_UP = 5
 
@@ -40,21 +41,20 @@ def time_inference(
 
     The data set's images are taken in turn. On a GPU every pass is waited for.
     """
-    dtype = PRECISIONS[precision]
     model.eval()
 
     def ready(index: int) -> torch.Tensor:
         return to_network_input(dataset.decode(index)[None], device)
 
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast(device, precision):
             return model(x)
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def measure(prepare: Callable[[int], torch.Tensor], run: Callable[[torch.Tensor | int], object], scope: str) -> Timing:
+    def measure(prepare: Callable[[int], Any], run: Callable[[Any], object], scope: str) -> Timing:
         times = []
         for step in range(WARM_UP + images):
             argument = prepare(step % len(dataset))

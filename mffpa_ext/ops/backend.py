@@ -1,5 +1,9 @@
 """Which implementation an operator uses for given tensors: the compiled kernel or the pure-PyTorch reference."""
 
+import functools
+import warnings
+
+import torch
 from torch import Tensor
 
 from mffpa_ext import _extension
@@ -8,7 +12,8 @@ from mffpa_ext import _extension
 def use_compiled(*tensors: Tensor) -> bool:
     """Whether the compiled kernels serve these tensors.
 
-    With `MFFPA_BACKEND=compiled` a case that they do not serve is an error instead of the slow reference.
+    With `MFFPA_BACKEND=compiled` a case that they do not serve is an error instead of the slow reference; without it,
+    one warning per process and kind of device.
     """
     requested = _extension.requested_backend()
     if requested == "reference":
@@ -18,7 +23,23 @@ def use_compiled(*tensors: Tensor) -> bool:
     served = _extension.is_compiled() and (
         devices <= {"cpu", "meta"} or (devices == {"cuda"} and _extension.has_cuda_kernels())
     )
-    if not served and requested == "compiled":
-        reason = _extension.missing_reason() or f"no compiled kernel for tensors on {sorted(devices)}"
-        raise RuntimeError(f"MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: {reason}")
-    return served
+    if served:
+        return True
+    if requested == "compiled":
+        raise RuntimeError(f"MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: {_reason(devices)}")
+    # Where nothing at all is compiled, importing the package has said so.
+    if _extension.is_compiled() and not torch.compiler.is_compiling():
+        _warn_once(_reason(devices))
+    return False
+
+
+def _reason(devices: set[str]) -> str:
+    if not _extension.is_compiled():
+        return _extension.missing_reason()
+    cuda = f" ({_extension.cuda_missing_reason()})" if "cuda" in devices else ""
+    return f"no compiled kernel for tensors on {', '.join(sorted(devices))}{cuda}"
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"mffpa_ext: {reason}; slower pure-PyTorch code is used", RuntimeWarning, stacklevel=4)

@@ -78,22 +78,26 @@ def _parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor | None, .
 
 if _extension.is_compiled():
 
+    def _empty(x: Tensor, height: int, width: int) -> Tensor:
+        """As the kernels allocate their outputs: channels last where x is, contiguous for any other layout."""
+        batch, channels = x.shape[:2]
+        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            return x.new_empty((batch, channels, height, width))
+        return x.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
     @torch.library.register_fake("mffpa_ext::feature_norm")
     def _(x, weight, bias, eps, relu):
         accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return torch.empty_like(x), x.new_empty((*x.shape[:2], 3), dtype=accumulator)
+        return _empty(x, *x.shape[2:]), x.new_empty((*x.shape[:2], 3), dtype=accumulator)
 
     @torch.library.register_fake("mffpa_ext::feature_norm_backward")
     def _(grad_y, x, weight, bias, statistics, eps, relu):
         parts = statistics.new_empty(x.shape[:2])
-        return torch.empty_like(x), parts, torch.empty_like(parts)
+        return _empty(x, *x.shape[2:]), parts, torch.empty_like(parts)
 
     @torch.library.register_fake("mffpa_ext::feature_norm_pool")
     def _(x, weight, bias, eps, relu):
-        batch, channels, height, width = x.shape
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        layout = torch.channels_last if last else torch.contiguous_format
-        return x.new_empty((batch, channels, height // 2, width // 2)).contiguous(memory_format=layout)
+        return _empty(x, x.shape[2] // 2, x.shape[3] // 2)
 
     def _setup_context(ctx, inputs, output):
         x, weight, bias, ctx.eps, ctx.relu = inputs

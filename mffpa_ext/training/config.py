@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from mffpa_ext.errors import UserError
-from mffpa_ext.flags import flag
+from mffpa_ext.fields import flag
 from mffpa_ext.models import ATTENTIONS, VARIANTS
+from mffpa_ext.precision import PRECISIONS
 from mffpa_ext.training.recipes import RECIPES, find_recipe
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -82,17 +81,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--device {name}: expected a GPU that is there, found none ({reason}): use cpu") from None
     return device
-
-
-def precision_notes(precision: str, device: torch.device) -> list[str]:
-    """A warning where half precision is slower than float32 instead of faster."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older torch: nothing is known, or said
-    if device.type != "cpu" or precision == "fp32" or not capabilities:
-        return []
-    fast = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}[precision]
-    if capabilities.get("architecture") != "x86_64" or any(capabilities.get(name) for name in fast):
-        return []
-    return [f"this CPU has no {precision} arithmetic, which is emulated: --precision fp32 is faster here"]
 
 
 def _check_ranges(config: TrainConfig) -> None:

@@ -18,9 +18,10 @@ from mffpa_ext.data.images import to_network_input
 from mffpa_ext.data.sampler import BalancedSampler
 from mffpa_ext.errors import UserError
 from mffpa_ext.models import DefectNetwork
+from mffpa_ext.precision import autocast
 from mffpa_ext.training.augment import flip_batch
 from mffpa_ext.training.checkpoint import model_facts, save_checkpoint
-from mffpa_ext.training.config import PRECISIONS, TrainConfig
+from mffpa_ext.training.config import TrainConfig
 from mffpa_ext.training.interruption import deferred_interrupts, leave_interrupts_to_the_trainer
 from mffpa_ext.training.losses import LossTerms, LossWeights, loss_terms, loss_weights
 from mffpa_ext.training.progress import TrainingProgress
@@ -85,6 +86,7 @@ class Trainer:
         self.epoch = 0
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.threshold: float | None = None
 
     def fit(self) -> None:
         """Trains the remaining epochs. Raises UserError when loss or weights are no longer numbers.
@@ -122,6 +124,7 @@ class Trainer:
             "training_images": self.training_images,
             "log": self.log,
             "best": self.best,
+            "threshold": self.threshold,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,6 +145,7 @@ class Trainer:
         self.epoch = state["epoch"]
         self.log = state["log"]
         self.best = state["best"]
+        self.threshold = state.get("threshold")
 
     def _train_epoch(self, progress: TrainingProgress) -> dict[str, Any]:
         config = self.config
@@ -210,8 +214,7 @@ class Trainer:
     def _step(self, batch: dict[str, Tensor], weights: LossWeights, step: int) -> LossTerms:
         images = to_network_input(batch["image"], self.device)
         truth = {key: batch[key].to(self.device) for key in ("target", "weight", "label", "segmented")}
-        dtype = PRECISIONS[self.config.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with autocast(self.device, self.config.precision):
             decision, mask_logits = self.model(images)
         terms = loss_terms(decision, mask_logits, truth)
         loss = terms.total(weights)
@@ -232,13 +235,15 @@ class Trainer:
     def _save(self, validation: Validation | None) -> None:
         """best.pt is the epoch of the highest validation AP, then AUC; without validation images the last epoch."""
         improved = True
+        # Of this epoch's own weights, also where another epoch's were better.
+        self.threshold = None if validation is None else validation.threshold
         if validation is not None:
             rank = (validation.ap, validation.auc)
             improved = self.best is None or rank > (self.best["ap"], self.best["auc"])
             if improved:
-                self.best = {"epoch": self.epoch, **vars(validation)}
+                self.best = {"epoch": self.epoch, "ap": validation.ap, "auc": validation.auc}
         else:
-            self.best = {"epoch": self.epoch, "ap": None, "auc": None, "threshold": None}
+            self.best = {"epoch": self.epoch, "ap": None, "auc": None}
         state = self.state_dict()
         if improved:
             save_checkpoint(self.folder.best, state)

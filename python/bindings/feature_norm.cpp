@@ -16,11 +16,24 @@ struct Input {
   ScalarType accumulator;
 };
 
-// Channels-last where the tensor is (and the difference matters), contiguous else.
+// As torch's is_contiguous(memory_format=channels_last), which the fake kernels use: strides of size-1 dimensions do
+// not count. What is contiguous as well is taken as contiguous.
 bool is_channels_last(const Tensor& x) {
-  const std::int64_t channels = x.size(1), width = x.size(3);
-  return channels > 1 && x.stride(1) == 1 && x.stride(3) == channels && x.stride(2) == width * channels &&
-         x.stride(0) == x.size(2) * width * channels;
+  if (x.is_contiguous()) return false;
+  std::int64_t expected = 1;
+  for (const std::int64_t dim : {1, 3, 2, 0}) {
+    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
+    expected *= x.size(dim);
+  }
+  return true;
+}
+
+Tensor by_pixel(const Tensor& x) {  // [batch, channels, height, width] to [batch, height, width, channels]
+  return torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
+}
+
+Tensor by_channel(const Tensor& x) {  // and back
+  return torch::stable::transpose(torch::stable::transpose(x, 2, 3), 1, 2);
 }
 
 Input check(const Tensor& x) {
@@ -60,8 +73,7 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& x, const std::optional<Tens
   } else {
     torch::stable::zero_(statistics);
   }
-  if (last) y = torch::stable::transpose(torch::stable::transpose(y, 2, 3), 1, 2);
-  return {y, statistics};
+  return {last ? by_channel(y) : y, statistics};
 }
 
 std::tuple<Tensor, Tensor> forward_cpu(const Tensor& x, const std::optional<Tensor>& weight,
@@ -90,8 +102,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_y, const Tens
               statistics.size(2) == kStatisticsPerPlane && statistics.scalar_type() == in.accumulator,
           "feature_norm_backward: statistics must be those of the forward pass");
   const bool last = s.layout == Layout::kChannelsLast;
-  const auto by_pixel = [](const Tensor& t) { return torch::stable::transpose(torch::stable::transpose(t, 1, 2), 2, 3); };
-  const auto by_channel = [](const Tensor& t) { return torch::stable::transpose(torch::stable::transpose(t, 2, 3), 1, 2); };
   const Tensor dy = torch::stable::contiguous(last ? by_pixel(grad_y) : grad_y);
   const Tensor stats = torch::stable::contiguous(statistics);
   Tensor grad_x = last ? torch::stable::new_empty(x, {s.batch, s.height, s.width, s.channels})

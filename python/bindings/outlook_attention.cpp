@@ -10,8 +10,6 @@
 namespace mffpa::bridge {
 namespace {
 
-constexpr std::int64_t kMaxKernel = 15;  // of csrc/cpu/outlook_attention_kernel.cpp
-
 struct Inputs {
   OutlookShape shape;
   DType dtype;
@@ -31,7 +29,8 @@ Inputs check(const Tensor& value, const Tensor& logits, const std::optional<Tens
              std::int64_t kernel_size, std::int64_t stride, std::int64_t padding) {
   require(value.dim() == 4 && logits.dim() == 4, "outlook_attention: value and logits must be 4-D, got ", value.dim(),
           "-D and ", logits.dim(), "-D");
-  require(kernel_size >= 1 && kernel_size <= kMaxKernel, "outlook_attention: kernel_size must be 1 to ", kMaxKernel,
+  require(kernel_size >= 1 && kernel_size <= kMaxOutlookKernel, "outlook_attention: kernel_size must be 1 to ",
+          kMaxOutlookKernel,
           ", got ", kernel_size);
   require(stride >= 1 && padding >= 0 && padding < kernel_size && heads >= 1,
           "outlook_attention: needs stride >= 1, 0 <= padding < kernel_size, heads >= 1");

@@ -37,7 +37,7 @@ def network() -> DefectNetwork:
 
 @pytest.fixture
 def state(network: DefectNetwork) -> dict:
-    best = {"epoch": 4, "ap": None, "auc": None, "threshold": None}
+    best = {"epoch": 4, "ap": None, "auc": None}
     return {"model_facts": model_facts(network), "model": network.state_dict(), "epoch": 4, "best": best,
             "notes": ["of the training"]}
 
@@ -168,7 +168,7 @@ def test_without_timing_fps_is_null(state: dict, dataset) -> None:
 def test_a_stored_threshold_gives_the_confusion_at_it(state: dict, dataset) -> None:
     without = evaluate(state, dataset)
     assert without.at_threshold is None and any("no operating threshold" in line for line in without.lines())
-    state["best"]["threshold"] = float(np.sort(without.scores.score)[3])
+    state["threshold"] = float(np.sort(without.scores.score)[3])
     report = evaluate(state, dataset)
     assert report.at_threshold.tp + report.at_threshold.fp == 4
     assert report.as_dict()["at_threshold"] == dataclasses.asdict(report.at_threshold)

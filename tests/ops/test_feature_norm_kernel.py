@@ -1,4 +1,4 @@
-"""The compiled feature normalisation: every dtype, layout and instruction set against float64, and torch's machinery."""
+"""The compiled feature normalisation: dtypes, layouts and instruction sets against float64, and torch's machinery."""
 
 import itertools
 
@@ -115,6 +115,32 @@ def test_opcheck_and_gradcheck(layout: str) -> None:
     x.requires_grad_(), weight.requires_grad_()
     torch.library.opcheck(operators.feature_norm, (x, weight, weight, 1e-3, True))
     assert torch.autograd.gradcheck(lambda x, w, b: ops.feature_norm(x, w, b, relu=True), (x, weight, weight))
+
+
+ODD_LAYOUTS = {
+    "permuted": lambda: torch.randn(2, 3, 5, 4).permute(0, 1, 3, 2),
+    "channel slice": lambda: torch.randn(2, 6, 4, 5).contiguous(memory_format=torch.channels_last)[:, 1:4],
+    "column slice": lambda: torch.randn(2, 3, 4, 9).contiguous(memory_format=torch.channels_last)[..., ::2],
+    "one image, pixel by pixel": lambda: torch.randn(4, 5, 3).permute(2, 0, 1)[None],
+    "expanded": lambda: torch.randn(1, 3, 4, 5).expand(2, 3, 4, 5),
+    "one pixel": lambda: torch.randn(2, 3, 1, 1).contiguous(memory_format=torch.channels_last),
+    "one column": lambda: torch.randn(2, 3, 4, 1).contiguous(memory_format=torch.channels_last),
+    "one channel": lambda: torch.randn(2, 1, 4, 5).contiguous(memory_format=torch.channels_last),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ODD_LAYOUTS)
+def test_odd_layouts(layout: str) -> None:
+    """Values as for the contiguous tensor; the fake kernels predict the strides that the real ones make."""
+    torch.manual_seed(0)
+    x = ODD_LAYOUTS[layout]()
+    torch.testing.assert_close(ops.feature_norm(x), ops.feature_norm(x.contiguous()))
+    torch.library.opcheck(torch.ops.mffpa_ext.feature_norm, (x, None, None, 1e-3, True))
+    torch.library.opcheck(torch.ops.mffpa_ext.feature_norm, (x.requires_grad_(), None, None, 1e-3, True))
+    x = x.detach()
+    if min(x.shape[2:]) >= 2:
+        torch.library.opcheck(torch.ops.mffpa_ext.feature_norm_pool, (x, None, None, 1e-3, True))
 
 
 @needs_kernels

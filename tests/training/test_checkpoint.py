@@ -32,7 +32,7 @@ def state(network: torch.nn.Module) -> dict[str, Any]:
     return {
         "mffpa_ext": "0.1.0", "config": {"seed": 0, "precision": "fp32"}, "preprocessing": {}, "notes": [],
         "model_facts": model_facts(network), "model": network.state_dict(), "epoch": 1,
-        "best": {"epoch": 1, "ap": None, "auc": None, "threshold": None},
+        "best": {"epoch": 1, "ap": None, "auc": None},
         "optimizer": {}, "scaler": {}, "sampler": {}, "log": [],
     }
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mffpa_ext.errors import UserError
-from mffpa_ext.training.config import TrainConfig, pick_device, precision_notes, resolve
+from mffpa_ext.precision import precision_notes
+from mffpa_ext.training.config import TrainConfig, pick_device, resolve
 from mffpa_ext.training.recipes import find_recipe
 
 
