@@ -1,8 +1,8 @@
 """Command-line flags and configuration files for frozen dataclasses.
 
 A field's name is the flag's (`batch_size` is `--batch-size`), its annotation says how the text is read, and its
-metadata, made by `fields.flag`, hold help and choices. `--config FILE` (TOML or JSON) gives the same names; a flag on the
-command line wins over the file.
+metadata, made by `fields.flag`, hold help and choices. `--config FILE` (TOML or JSON) gives the same names; a flag on
+the command line wins over the file.
 """
 
 from __future__ import annotations
