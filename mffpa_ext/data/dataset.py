@@ -69,7 +69,7 @@ class DefectDataset(Dataset):
                 "label": torch.tensor(float(label)), "segmented": torch.tensor(not label or annotated), "index": index}
 
     def target(self, index: int, flips: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns target and weight of an image that was mirrored: `flips` holds -2 (vertically), -1 or both, ascending.
+        """Returns target and weight of an image mirrored along the axes `flips`: (), (-2,), (-1,) or (-2, -1).
 
         They are made of the mirrored mask: the grid's cells centre on pixels 0, 8, 16, …, which is no symmetric
         choice, so the mirrored grid of the mask as it is would lie 7 pixels beside the image.

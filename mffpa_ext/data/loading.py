@@ -35,9 +35,14 @@ def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSpl
     train, validation = layout.train, []
     if layout.flags_fixed:
         notes += check_fixed_flags(train, config.num_segmented, Path(config.split_file).name, layout.by_folder)
+    # Before anything is carved or decoded: what is missing is told of the images as they lie there.
+    _need_both_kinds(train, "training", config)
+    _need_both_kinds(layout.test, "test", config)
     train, validation = carve_validation(train, config.val_fraction, seed)
-    _need_defects(train, "training", config)
-    _need_defects(layout.test, "test", config)
+    if validation:
+        # Items that stay together may take all images of a kind to one side.
+        _need_both_kinds(train, "remaining training", config)
+        _need_both_kinds(validation, "validation", config)
     if not layout.flags_fixed:
         # After the carving, so that N masks are N masks to train on.
         train = choose_annotated(train, config.num_segmented, seed, layout.by_folder)
@@ -63,8 +68,19 @@ def _evaluated(record: Record) -> Record:
     return replace(record, annotated=True)
 
 
-def _need_defects(records: list[Record], part: str, config: DataConfig) -> None:
-    if not any(record.label for record in records):
-        where = f" in {config.data_root}" if config.data_root else ""
-        raise UserError(f"{part} images{where}: expected some defective ones, found none among {len(records)}: "
-                        f"without a defect there is nothing to learn or to measure")
+_REMEDIES = {
+    "training": "the network learns from both: add images of the missing kind, or choose another part of the data",
+    "remaining training": "the network learns from both: give another --val-fraction or --seed",
+    "validation": "AP and AUC compare both: give another --val-fraction or --seed, or --val-fraction 0",
+    "test": "AP and AUC compare both: add images of the missing kind, or choose another part of the data",
+}
+
+
+def _need_both_kinds(records: list[Record], part: str, config: DataConfig) -> None:
+    """Raises UserError for a part in which one kind of image is missing."""
+    defective = sum(record.label for record in records)
+    if 0 < defective < len(records):
+        return
+    where = f" in {config.data_root}" if config.data_root else ""
+    raise UserError(f"{part} images{where}: expected defective and defect-free ones, found {defective} defective and "
+                    f"{len(records) - defective} defect-free: {_REMEDIES[part]}")

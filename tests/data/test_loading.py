@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from mffpa_ext.data import loading
 from mffpa_ext.data.config import DataConfig, resolve
 from mffpa_ext.data.facts import FACTS
 from mffpa_ext.data.loading import BUILDERS, load_splits
 from mffpa_ext.errors import UserError
 
-from .conftest import write_dagm_half
+from .conftest import write_dagm_half, write_ksdd_folder
 
 
 def load(seed=0, **settings):
@@ -133,10 +134,33 @@ def test_dagm_label_without_image(dagm_root):
     assert "0101_label.PNG" in fails("expected its image", dataset="dagm", data_root=dagm_root)
 
 
-def test_dagm_without_defects(tmp_path):
-    for half in ("Train", "Test"):
-        write_dagm_half(tmp_path / "Class1" / half, 0, 5)
-    fails("training images.*found none among 5", dataset="dagm", data_root=tmp_path)
+@pytest.mark.parametrize("half, part", [("Train", "training"), ("Test", "test")])
+@pytest.mark.parametrize("defective, good", [(0, 5), (5, 0)])
+@pytest.mark.parametrize("settings", [{}, {"val_fraction": 0.4}, {"validate_on": "test"}])
+def test_a_part_needs_both_kinds(tmp_path, monkeypatch, half, part, defective, good, settings):
+    monkeypatch.setattr(loading, "DefectDataset", lambda *_: pytest.fail("decoded"))
+    for name in ("Train", "Test"):
+        write_dagm_half(tmp_path / "Class1" / name, *((defective, good) if name == half else (4, 4)))
+    fails(f"^{part} images in .*found {defective} defective and {good} defect-free: .*add images",
+          dataset="dagm", data_root=tmp_path, **settings)
+
+
+def test_ksdd_a_side_without_defect_free_images_is_refused(tmp_path, monkeypatch):
+    """Folders are never parted: where one holds all the good images, one of the sides has to do without."""
+    monkeypatch.setattr(loading, "DefectDataset", lambda *_: pytest.fail("decoded"))
+    for number in range(1, 7):
+        (tmp_path / f"kos{number:02d}").mkdir()
+        write_ksdd_folder(tmp_path / f"kos{number:02d}", parts=3 if number < 3 else 2, defective=1 if number < 3 else 2)
+    split = tmp_path / "split_5_5.pyb"
+    train = [(f"kos{number:02d}", True) for number in range(2, 7)]
+    settings = {"dataset": "ksdd", "data_root": tmp_path, "split_file": split}
+    split.write_bytes(pickle.dumps([[train] * 3, [[("kos01", True)]] * 3]))
+    messages = [fails("defect-free", seed=seed, val_fraction=0.2, **settings) for seed in range(8)]
+    remaining = [text for text in messages if text.startswith("remaining training images")]
+    assert remaining and all("8 defective and 0 defect-free" in text and "--val-fraction" in text for text in remaining)
+    assert all(text.startswith("--val-fraction") for text in messages if text not in remaining)
+    split.write_bytes(pickle.dumps([[[("kos01", True), *train[:4]]] * 3, [[("kos06", True)]] * 3]))
+    fails("^test images.*found 2 defective and 0 defect-free", **settings)
 
 
 def test_dagm_empty_file(dagm_root):
