@@ -234,15 +234,40 @@ def test_ksdd_missing_folder_and_wrong_root(ksdd_root, ksdd_split, tmp_path):
     assert "kos08" in fails("listed in", dataset="ksdd", data_root=ksdd_root, split_file=ksdd_split)
 
 
-# real images
+# real images: what is expected of them is counted in the files that are there
+
+def real_folder(root, *parts):
+    folder = root.joinpath(*parts)
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    return folder
+
+
+def dagm_images(half):
+    """Defective and all images of a half, by its files alone."""
+    return len(list((half / "Label").glob("*_label.PNG"))), len(list(half.glob("*.PNG")))
+
+
+def real_ksdd_folders(root):
+    """Folder → defective and all images, by their masks alone."""
+    folders = {}
+    for folder in sorted(path for path in root.glob("kos*") if path.is_dir()):
+        masks = [path for path in folder.glob("*_label.bmp") if path.parent.name + path.name[:5] != "kos21Part7"]
+        folders[folder.name] = sum(bool(np.asarray(Image.open(path)).any()) for path in masks), len(masks)
+    return folders
+
 
 def test_real_ksdd(real_data):
-    root, split = real_data / "KolektorSDD", real_data / "mixsup_splits" / "KSDD" / "split_33_5.pyb"
-    splits = [load(dataset="ksdd", data_root=root, split_file=split, fold=fold, image_size=(176, 64))
-              for fold in range(3)]
-    assert [sum(part) for part in zip(*(counts(s.test)[:2] for s in splits))] == [399, 52]
+    root, splits_folder = real_folder(real_data, "KolektorSDD"), real_folder(real_data, "mixsup_splits", "KSDD")
+    folders = real_ksdd_folders(root)
+    if len(folders) < 50:
+        pytest.skip(f"needs all 50 folders of KolektorSDD, {root} holds {len(folders)}")
+    defective, total = (sum(numbers) for numbers in zip(*folders.values()))
+    splits = [load(dataset="ksdd", data_root=root, split_file=splits_folder / "split_33_5.pyb", fold=fold,
+                   image_size=(176, 64)) for fold in range(3)]
+    assert [sum(part) for part in zip(*(counts(s.test)[:2] for s in splits))] == [total, defective]
     for s in splits:
-        assert len(s.train) + len(s.test) == 399 and s.train.labels.sum() + s.test.labels.sum() == 52
+        assert len(s.train) + len(s.test) == total and s.train.labels.sum() + s.test.labels.sum() == defective
         assert counts(s.train)[2] >= 5  # five folders, two of which may hold two defects
         target = s.train[int(np.flatnonzero(s.train.annotated & (s.train.labels == 1))[0])]["target"]
         assert target.shape == (1, 22, 8) and target.max() > 0
@@ -252,14 +277,27 @@ def test_real_ksdd(real_data):
 def test_real_ksdd_twins(real_data):
     """The note beside every number is true of the files."""
     for first, second in (("kos01", "kos26"), ("kos27", "kos34")):
-        one, two = (sorted((real_data / "KolektorSDD" / name).glob("*.jpg")) for name in (first, second))
+        one, two = (sorted(real_folder(real_data, "KolektorSDD", name).glob("*.jpg")) for name in (first, second))
         assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two] and len(one) == 8
 
 
 def test_real_dagm(real_data):
-    settings = {"dataset": "dagm", "data_root": real_data / "DAGM", "image_size": (64, 64)}
-    assert "Train" in fails("--resplit", **settings)
-    splits = load(resplit=True, **settings)
-    assert counts(splits.train) == (89, 36, 36) and counts(splits.test) == (88, 35, 35)
-    again = load(resplit=True, **settings)
+    folder = real_folder(real_data, "DAGM", "Class1")
+    halves = [dagm_images(real_folder(folder, half)) for half in ("Train", "Test")]
+    splits = load(dataset="dagm", data_root=folder.parent, image_size=(64, 64))
+    for part, (defective, total) in zip((splits.train, splits.test), halves):
+        assert counts(part) == (total, defective, defective)
+    assert splits.official
+
+
+def test_real_dagm_resplit(real_data):
+    folder = real_folder(real_data, "DAGM", "Class1")
+    halves = [dagm_images(folder / half) for half in ("Train", "Test") if (folder / half).is_dir()]
+    defective, total = (sum(numbers) for numbers in zip(*halves))
+    settings = {"dataset": "dagm", "data_root": folder.parent, "image_size": (64, 64), "resplit": True}
+    splits = load(**settings)
+    train = (defective + 1) // 2, (total - defective + 1) // 2
+    assert counts(splits.train) == (sum(train), train[0], train[0])
+    assert counts(splits.test) == (total - sum(train), defective - train[0], defective - train[0])
+    again = load(**settings)
     assert not splits.official and torch.equal(splits.train[0]["image"], again.train[0]["image"])
