@@ -76,6 +76,25 @@ def test_settings_out_of_range(settings, match):
     fails(match, **settings)
 
 
+@pytest.mark.parametrize("setting, owner", [
+    ({"dagm_class": 2}, "dagm"), ({"resplit": True}, "dagm"), ({"fold": 1}, "ksdd"),
+    ({"synthetic_train": 8}, "synthetic"), ({"synthetic_test": 8}, "synthetic"),
+])
+def test_settings_of_another_data_set_are_refused(setting, owner):
+    name, = setting
+    default = {name: getattr(DataConfig(), name)}
+    for dataset, facts in FACTS.items():
+        root = "x" if facts.needs_root else None
+        resolve(DataConfig(dataset, root, **default))  # as in the config.json of every run
+        if dataset == owner:
+            assert getattr(resolve(DataConfig(dataset, root, **setting)), name) == setting[name]
+            continue
+        with pytest.raises(UserError) as error:
+            resolve(DataConfig(dataset, root, **setting))
+        flag = "--" + name.replace("_", "-")
+        assert str(error.value) == f"{flag} is for --dataset {owner}, not for {dataset}: leave it out"
+
+
 @pytest.mark.parametrize("name", ["dagm", "ksdd"])
 def test_missing_folder(tmp_path, name):
     assert "nowhere" in fails("found no folder", dataset=name, data_root=tmp_path / "nowhere")
