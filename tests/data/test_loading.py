@@ -10,11 +10,11 @@ from PIL import Image
 
 from mffpa_ext.data import loading
 from mffpa_ext.data.config import DataConfig, resolve
-from mffpa_ext.data.facts import FACTS
+from mffpa_ext.data.facts import FACTS, KSDD_SKIPPED
 from mffpa_ext.data.loading import BUILDERS, load_splits
 from mffpa_ext.errors import UserError
 
-from .conftest import write_dagm_half, write_ksdd_folder
+from .conftest import real_folder, write_dagm_half, write_ksdd_folder
 
 
 def load(seed=0, **settings):
@@ -255,13 +255,6 @@ def test_ksdd_missing_folder_and_wrong_root(ksdd_root, ksdd_split, tmp_path):
 
 # real images: what is expected of them is counted in the files that are there
 
-def real_folder(root, *parts):
-    folder = root.joinpath(*parts)
-    if not folder.is_dir():
-        pytest.skip(f"needs {folder}")
-    return folder
-
-
 def dagm_images(half):
     """Defective and all images of a half, by its files alone."""
     return len(list((half / "Label").glob("*_label.PNG"))), len(list(half.glob("*.PNG")))
@@ -271,7 +264,8 @@ def real_ksdd_folders(root):
     """Folder → defective and all images, by their masks alone."""
     folders = {}
     for folder in sorted(path for path in root.glob("kos*") if path.is_dir()):
-        masks = [path for path in folder.glob("*_label.bmp") if path.parent.name + path.name[:5] != "kos21Part7"]
+        masks = [path for path in folder.glob("*_label.bmp")
+                 if f"{folder.name}_{path.stem.removesuffix('_label')}" not in KSDD_SKIPPED]
         folders[folder.name] = sum(bool(np.asarray(Image.open(path)).any()) for path in masks), len(masks)
     return folders
 
