@@ -183,6 +183,18 @@ class DataSplits:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class DataPart:
+    """One part of a data set alone, for evaluation. dataset: None for a validation part that is not set aside.
+
+    official, notes: as in `DataSplits`.
+    """
+
+    dataset: DefectDataset | None
+    official: bool
+    notes: list[str] = field(default_factory=list)
+
+
 def _mask_of(record: Record) -> np.ndarray:
     return read_mask(record.mask) if record.mask is not None else record.image.render()[1]
 

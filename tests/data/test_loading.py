@@ -1,6 +1,7 @@
 """From settings to data sets, in the published layouts: small trees, then the real images."""
 
 import pickle
+import shutil
 from dataclasses import fields
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from mffpa_ext.data import loading
 from mffpa_ext.data.config import DataConfig, resolve
 from mffpa_ext.data.facts import FACTS, KSDD_SKIPPED
-from mffpa_ext.data.loading import BUILDERS, load_splits
+from mffpa_ext.data.loading import BUILDERS, load_part, load_splits
 from mffpa_ext.errors import UserError
 
 from .conftest import real_folder, write_dagm_half, write_ksdd_folder
@@ -251,6 +252,70 @@ def test_ksdd_missing_folder_and_wrong_root(ksdd_root, ksdd_split, tmp_path):
         path.unlink()
     (ksdd_root / "kos08").rmdir()
     assert "kos08" in fails("listed in", dataset="ksdd", data_root=ksdd_root, split_file=ksdd_split)
+
+
+# one part alone
+
+def part_of(part, seed=0, channels=None, **settings):
+    settings = {"image_size": (24, 32), **settings}
+    return load_part(DataConfig(**{k: str(v) if k in ("data_root", "split_file") else v
+                                   for k, v in settings.items()}), seed, part, channels, progress=False)
+
+
+@pytest.mark.parametrize("more", [{}, {"resplit": True}, {"val_fraction": 0.2}, {"validate_on": "test"}])
+def test_a_part_alone_is_that_of_the_whole(dagm_root, more):
+    settings = {"dataset": "dagm", "data_root": dagm_root, **more}
+    whole = load(3, **settings)
+    for name, expected in (("test", whole.test), ("validation", whole.validation)):
+        part = part_of(name, 3, **settings)
+        assert part.official == whole.official and set(part.notes) <= set(whole.notes)
+        if expected is None:
+            assert part.dataset is None
+            continue
+        assert part.dataset.names == expected.names and len(expected)
+        for one, other in zip(part.dataset, expected, strict=True):
+            assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+
+
+def test_ksdd_parts_alone_are_those_of_the_whole(ksdd_root, ksdd_split):
+    for more in ({}, {"split_file": ksdd_split}, {"val_fraction": 0.2, "fold": 1}):
+        settings = {"dataset": "ksdd", "data_root": ksdd_root, **more}
+        whole, test, validation = load(**settings), part_of("test", **settings), part_of("validation", **settings)
+        assert test.dataset.names == whole.test.names and set(test.notes) <= set(whole.notes)
+        assert test.official == whole.official
+        names = None if whole.validation is None else whole.validation.names
+        assert (None if validation.dataset is None else validation.dataset.names) == names
+
+
+def test_published_test_images_need_no_training_images(dagm_root, ksdd_root, ksdd_split):
+    dagm = {"dataset": "dagm", "data_root": dagm_root}
+    ksdd = {"dataset": "ksdd", "data_root": ksdd_root, "split_file": ksdd_split}
+    names = [part_of("test", **settings).dataset.names for settings in (dagm, ksdd)]
+    shutil.rmtree(dagm_root / "Class1" / "Train")
+    for folder in ksdd_root.iterdir():
+        if folder.name not in {name.split("/")[0] for name in names[1]}:
+            shutil.rmtree(folder)
+    assert [part_of("test", **settings).dataset.names for settings in (dagm, ksdd)] == names
+    with pytest.raises(UserError, match="expected the Train half"):
+        part_of("validation", val_fraction=0.2, **dagm)
+
+
+def test_no_image_of_another_part_is_decoded(dagm_root):
+    """Damaged training images do not hinder a test, nor damaged test images a validation."""
+    settings = {"dataset": "dagm", "data_root": dagm_root, "resplit": True, "val_fraction": 0.2}
+    whole = load(**settings)
+    for name, own in (("test", whole.test), ("validation", whole.validation)):
+        content = {}
+        for record in {*whole.train.records, *whole.validation.records, *whole.test.records} - set(own.records):
+            content[record.image] = record.image.read_bytes()
+            record.image.write_bytes(b"")
+        assert part_of(name, **settings).dataset.names == own.names
+        for path, pixels in content.items():
+            path.write_bytes(pixels)
+
+
+def test_a_part_with_the_channels_of_the_network(dagm_root):
+    assert part_of("test", channels=3, dataset="dagm", data_root=dagm_root).dataset[0]["image"].shape == (3, 24, 32)
 
 
 # real images: what is expected of them is counted in the files that are there
