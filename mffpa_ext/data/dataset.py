@@ -203,8 +203,8 @@ def _in_threads(work: Callable[[int], Any], items: Sequence[int], title: str, pr
     """Results of `work` in the order of `items`; of several errors the first in that order is raised."""
     with ThreadPoolExecutor(_READERS) as pool:
         try:
-            yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img", disable=None if progress else True,
-                            leave=False)
+            yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img",
+                            disable=None if progress else True, leave=False)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

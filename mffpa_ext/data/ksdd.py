@@ -49,7 +49,8 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
 def read_folders(root: Path, names: Collection[str] | None = None) -> dict[str, list[Record]]:
     """Folder name → its records. An image is defective where its mask marks a pixel.
 
-    names: the folders to read, None: all. Raises UserError where there is no folder, an image has no mask file, or a mask no image.
+    names: the folders to read, None: all. Raises UserError where there is no folder, an image has no mask file, or a
+    mask no image.
     """
     directories = sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("kos"))
     if not directories:
