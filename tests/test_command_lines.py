@@ -98,6 +98,37 @@ def test_evaluate_writes_nothing_unasked(run: Path, here: Path, command: Callabl
     assert list(here.iterdir()) == []
 
 
+def test_evaluate_uses_the_stored_preprocessing(run: Path, here: Path, command: Callable) -> None:
+    """Not the settings, which may name a default that has changed since."""
+    state = torch.load(run / "best.pt")
+    assert state["preprocessing"] == {"channels": 1, "height": 32, "width": 32, "scale": 1 / 255}
+    state["config"]["image_size"] = None
+    torch.save(state, here / "best.pt")
+    assert command("evaluate", "--checkpoint", "best.pt", "--output", "ev", "--timing-images", 0)[0] == 0
+    assert (here / "ev" / "predictions.csv").read_text() == (run / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"channels": 3}, "its images have 3 channels, its network takes 1"),
+        ({"channels": "one"}, "damaged: expected a number under 'preprocessing' 'channels', found 'one'"),
+        ({"height": None}, "damaged: expected a number under 'preprocessing' 'height', found None"),
+        ({"scale": 1.0}, "its images were multiplied by 1, this version multiplies by 1/255"),
+        ({"width": 30}, "--image-size"),
+    ],
+)
+def test_stored_preprocessing_that_does_not_fit(
+    change: dict, named: str, run: Path, here: Path, command: Callable
+) -> None:
+    state = torch.load(run / "best.pt")
+    state["preprocessing"] |= change
+    torch.save(state, here / "best.pt")
+    code, out, err = command("evaluate", "--checkpoint", "best.pt", "--output", "ev")
+    assert (code, out) == (2, "") and err.startswith("error: ") and named in err and err.count("\n") == 1
+    assert [path.name for path in here.iterdir()] == ["best.pt"]
+
+
 def test_a_run_s_own_config_repeats_it(run: Path, here: Path, command: Callable) -> None:
     assert command("train", "--config", run / "config.json", "--output", "again")[0] == 0
     assert (here / "again" / "config.json").read_text() == (run / "config.json").read_text()
@@ -185,7 +216,9 @@ def test_default_folders_are_below_runs(here: Path, command: Callable) -> None:
         ("--recipe paper", "--recipe paper: has no settings for synthetic; use quick"),
         ("--data-root .", "--data-root .: the synthetic data set reads no folder: say with --dataset"),
         ("--dataset dagm", "--data-root: dagm needs the folder"),
-        ("--dataset ksdd --data-root nowhere", "expected the folder of KolektorSDD, found no folder nowhere"),
+        ("--dataset ksdd --data-root .", "--synthetic-train is for --dataset synthetic, not for ksdd: leave it out"),
+        ("--fold 2", "--fold is for --dataset ksdd, not for synthetic: leave it out"),
+        ("--dagm-class 2", "--dagm-class is for --dataset dagm, not for synthetic: leave it out"),
         ("--split-file x.pyb", "--split-file"),
         ("--config nowhere.toml", "--config nowhere.toml"),
         ("--output occupied", "--output occupied: the folder is not empty"),

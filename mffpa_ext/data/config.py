@@ -1,6 +1,6 @@
 """Which data set is used, and how its images become training targets. Every field is a command-line flag."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS
@@ -44,6 +44,11 @@ class DataConfig:
     workers: int = flag(0, "processes that load batches; 0: the training process itself")
     synthetic_train: int = flag(400, "synthetic: number of training images, half of them defective")
     synthetic_test: int = flag(300, "synthetic: number of test images, half of them defective")
+
+
+_OF_ONE_DATASET = {"dagm_class": "dagm", "resplit": "dagm", "fold": "ksdd",
+                   "synthetic_train": "synthetic", "synthetic_test": "synthetic"}
+_DEFAULTS = {field.name: field.default for field in fields(DataConfig)}
 
 
 def resolve(config: DataConfig) -> DataConfig:
@@ -121,8 +126,11 @@ def _check_ranges(config: DataConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(config, name)!r}")
     if config.validate_on == "test" and config.val_fraction > 0:
         raise UserError("--validate-on test and --val-fraction above 0 exclude each other: give one of them")
-    if config.resplit and config.dataset != "dagm":
-        raise UserError(f"--resplit is for --dataset dagm, not for {config.dataset}: leave it out")
+    for name, dataset in _OF_ONE_DATASET.items():
+        # Else a fold or a class that changes nothing is taken for one that did. A default given in words is harmless.
+        if config.dataset != dataset and getattr(config, name) != _DEFAULTS[name]:
+            raise UserError(f"--{name.replace('_', '-')} is for --dataset {dataset}, not for {config.dataset}: "
+                            f"leave it out")
     if config.split_file is not None and config.dataset == "synthetic":
         raise UserError("--split-file: the synthetic data set has no split files: leave it out")
     if config.split_file is not None and config.resplit:

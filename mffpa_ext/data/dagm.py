@@ -15,8 +15,11 @@ _LISTING = "Labels.txt"
 _LISTING_LINE = re.compile(r"^\d+\t([01])\t([^\t]+)\t0\t([^\t]+)")
 
 
-def build(config: DataConfig, seed: int) -> Layout:
-    """Records of one class: the published halves, or with `resplit` all that is there parted by the seed."""
+def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
+    """Records of one class: the published halves, or with `resplit` all that is there parted by the seed.
+
+    test_only: the Train half is not looked at, except by `resplit`.
+    """
     folder = Path(config.data_root) / f"Class{config.dagm_class}"
     if not folder.is_dir():
         raise UserError(f"{folder}: expected the folder of DAGM class {config.dagm_class}, found no such folder: "
@@ -24,16 +27,19 @@ def build(config: DataConfig, seed: int) -> Layout:
     halves = {half: folder / half for half in ("Train", "Test")}
     if config.resplit:
         return _resplit([path for path in halves.values() if path.is_dir()], folder, seed)
+    if test_only:
+        del halves["Train"]
     for half, path in halves.items():
         if not path.is_dir():
             raise UserError(f"{path}: expected the {half} half of DAGM class {config.dagm_class}, found no folder: "
                             f"add it, or split what is there by the seed with --resplit (unofficial)")
-    train, test = (read_half(halves[half]) for half in ("Train", "Test"))
-    if config.split_file is None:
-        return Layout(train, test, official=True)
-    listings = read_split(Path(config.split_file), "dagm", config.dagm_class - 1)
-    return Layout(_listed(train, listings[0], halves["Train"], config.split_file),
-                  _listed(test, listings[1], halves["Test"], config.split_file), official=True, flags_fixed=True)
+    records = {half: read_half(path) for half, path in halves.items()}
+    if config.split_file is not None:
+        listings = dict(zip(("Train", "Test"),
+                            read_split(Path(config.split_file), "dagm", config.dagm_class - 1), strict=True))
+        records = {half: _listed(found, listings[half], halves[half], config.split_file)
+                   for half, found in records.items()}
+    return Layout(records.get("Train", []), records["Test"], official=True, flags_fixed=config.split_file is not None)
 
 
 def read_half(folder: Path) -> list[Record]:

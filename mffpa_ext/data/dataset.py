@@ -64,15 +64,27 @@ class DefectDataset(Dataset):
         """
         index = self._index(index)
         label, annotated = int(self.labels[index]), bool(self.annotated[index])
-        if not label:
-            target, weight = empty_target(self.size)
-        elif not annotated:
-            target, weight = unknown_target(self.size)
-        else:
-            # Cloned: a caller that changes an item in place must not change the data set.
-            target, weight = (kept.clone() for kept in self._targets[index])
+        target, weight = self.target(index)
         return {"image": self._image(index), "target": target, "weight": weight,
                 "label": torch.tensor(float(label)), "segmented": torch.tensor(not label or annotated), "index": index}
+
+    def target(self, index: int, flips: tuple[int, ...] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns target and weight of an image mirrored along the axes `flips`: (), (-2,), (-1,) or (-2, -1).
+
+        They are made of the mirrored mask: the grid's cells centre on pixels 0, 8, 16, …, which is no symmetric
+        choice, so the mirrored grid of the mask as it is would lie 7 pixels beside the image.
+        """
+        index = self._index(index)
+        if not self.labels[index]:
+            return empty_target(self.size)
+        if not self.annotated[index]:
+            return unknown_target(self.size)
+        if (index, flips) not in self._targets:
+            mask = np.flip(_mask_of(self.records[index]), flips)
+            self._targets[index, flips] = make_target(mask, self.size, self.target_spec)
+        # Cloned: a caller that changes an item in place must not change the data set.
+        target, weight = self._targets[index, flips]
+        return target.clone(), weight.clone()
 
     def sample(self, index: int) -> Sample:
         """Returns image and undilated mask at the training size, for evaluation and display."""
@@ -118,7 +130,8 @@ class DefectDataset(Dataset):
         self._pixels = torch.empty((count, *shape), dtype=torch.uint8)
         self._slots = np.full(len(self), -1, dtype=np.int64)
         self._slots[np.argsort(-self.labels, kind="stable")[:count]] = np.arange(count)
-        self._targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # By index and flips: at most four pairs of small maps for an annotated positive, none for other images.
+        self._targets: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
 
         def load(index: int) -> tuple[int, tuple[torch.Tensor, torch.Tensor] | None]:
             record = self.records[index]
@@ -130,7 +143,7 @@ class DefectDataset(Dataset):
 
         for index, target in _in_threads(load, range(len(self)), title, progress):
             if target is not None:
-                self._targets[index] = target
+                self._targets[index, ()] = target
 
     def _checked(self, record: Record) -> tuple[torch.Tensor, np.ndarray | None]:
         """Image and mask of a record. A mask that is not used is checked all the same."""
@@ -170,6 +183,18 @@ class DataSplits:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class DataPart:
+    """One part of a data set alone, for evaluation. dataset: None for a validation part that is not set aside.
+
+    official, notes: as in `DataSplits`.
+    """
+
+    dataset: DefectDataset | None
+    official: bool
+    notes: list[str] = field(default_factory=list)
+
+
 def _mask_of(record: Record) -> np.ndarray:
     return read_mask(record.mask) if record.mask is not None else record.image.render()[1]
 
@@ -178,8 +203,8 @@ def _in_threads(work: Callable[[int], Any], items: Sequence[int], title: str, pr
     """Results of `work` in the order of `items`; of several errors the first in that order is raised."""
     with ThreadPoolExecutor(_READERS) as pool:
         try:
-            yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img", disable=None if progress else True,
-                            leave=False)
+            yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img",
+                            disable=None if progress else True, leave=False)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,5 +1,6 @@
 """KolektorSDD: `kosNN/PartK.jpg` with `kosNN/PartK_label.bmp`; cross-validation in 3 folds by folder."""
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,21 @@ _TWINS_NOTE = ("KSDD holds two items twice, byte for byte: {} (all parts); in th
 _CANONICAL = {second: first for first, second in KSDD_TWINS}  # twins are one item: never parted for validation
 
 
-def build(config: DataConfig, seed: int) -> Layout:
-    """Records of one fold: of the split file, or of folds drawn from the seed that keep twin folders together."""
-    folders = read_folders(Path(config.data_root))
+def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
+    """Records of one fold: of the split file, or of folds drawn from the seed that keep twin folders together.
+
+    test_only: of a split file's fold, nothing but the test folders is read. The seed draws its folds from all folders.
+    """
     notes = [_TWINS_NOTE.format(" and ".join(" = ".join(pair) for pair in KSDD_TWINS))]
     if config.split_file is not None:
         train, test = read_split(Path(config.split_file), "ksdd", config.fold)
         notes += _straddling(train, test)
+        if test_only:
+            train = []
+        folders = read_folders(Path(config.data_root), {name for name, _ in test} if test_only else None)
         return Layout(_listed(folders, train, config), _listed(folders, [(name, True) for name, _ in test], config),
                       official=True, by_folder=True, flags_fixed=True, notes=notes)
+    folders = read_folders(Path(config.data_root))
     if len(folders) < KSDD_FOLDS:
         raise UserError(f"{config.data_root}: expected at least {KSDD_FOLDS} folders kosNN to make folds of, "
                         f"found {len(folders)}")
@@ -39,10 +46,11 @@ def build(config: DataConfig, seed: int) -> Layout:
     return Layout(train_records, test_records, official=False, by_folder=True, notes=notes)
 
 
-def read_folders(root: Path) -> dict[str, list[Record]]:
+def read_folders(root: Path, names: Collection[str] | None = None) -> dict[str, list[Record]]:
     """Folder name → its records. An image is defective where its mask marks a pixel.
 
-    Raises UserError where there is no folder, an image has no mask file, or a mask no image.
+    names: the folders to read, None: all. Raises UserError where there is no folder, an image has no mask file, or a
+    mask no image.
     """
     directories = sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("kos"))
     if not directories:
@@ -50,6 +58,8 @@ def read_folders(root: Path) -> dict[str, list[Record]]:
                         f"--data-root is the folder that holds them")
     pairs: list[tuple[str, Path, Path]] = []
     for directory in directories:
+        if names is not None and directory.name not in names:
+            continue
         found = _pairs(directory)
         if not found:
             raise UserError(f"{directory}: expected images such as Part0.jpg, found none")

@@ -45,8 +45,11 @@ class SyntheticImage:
         return render(np.random.default_rng(self.key), self.size, self.kind)
 
 
-def build(config: DataConfig, seed: int) -> Layout:
-    """Records of `synthetic_train` images that vary with the seed and `synthetic_test` fixed ones, half defective."""
+def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
+    """Records of `synthetic_train` images that vary with the seed and `synthetic_test` fixed ones, half defective.
+
+    Records cost nothing, so `test_only` saves nothing.
+    """
     if min(config.image_size) < _SMALLEST:
         raise UserError(f"--image-size: expected sides of at least {_SMALLEST} for synthetic images, "
                         f"got {config.image_size[0]} {config.image_size[1]}: defects would have no pixels left")

@@ -155,7 +155,7 @@ class Trainer:
         sums = {"segmentation": 0.0, "classification": 0.0, "segmented": 0, "images": 0}
         for step, batch in enumerate(self._batches(), start=1):
             if config.augment == "flips":
-                batch = flip_batch(batch, config.seed, self.epoch)
+                batch = flip_batch(batch, self.loader.dataset, config.seed, self.epoch)
             self._set_lr((self.epoch + (step - 1) / len(self.loader)) / config.epochs)
             terms = self._step(batch, weights, step)
             sums["segmentation"] += terms.segmentation.sum().item()

@@ -89,3 +89,11 @@ def real_data() -> Path:
     if not root:
         pytest.skip("set MFFPA_DATA to the folder that holds KolektorSDD, DAGM and mixsup_splits")
     return Path(root)
+
+
+def real_folder(root: Path, *parts: str) -> Path:
+    """A folder of the real data; a test that needs it is skipped where it is missing."""
+    folder = root.joinpath(*parts)
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    return folder

@@ -157,3 +157,11 @@ def test_annotated_positives_need_a_mask(records):
     with pytest.raises(UserError, match="1.png.*has none"):
         dataset([replace(records[1], mask=None)])
     assert not np.any(dataset([replace(records[1], mask=None, annotated=False)]).annotated)
+
+
+@pytest.mark.parametrize("flips", [(), (-2,), (-1,), (-2, -1)])
+def test_targets_of_mirrored_images_come_from_the_mask_file(records, flips):
+    data = dataset(records)
+    target, weight = make_target(np.flip(read_mask(records[1].mask), flips), (24, 32), SPEC)
+    for _ in range(2):  # made, then kept
+        assert torch.equal(data.target(1, flips)[0], target) and torch.equal(data.target(1, flips)[1], weight)

@@ -8,6 +8,8 @@ import pytest
 from mffpa_ext.data.split_files import load_plain_pickle, read_split
 from mffpa_ext.errors import UserError
 
+from .conftest import real_folder
+
 
 class Malicious:
     """Creates a file where it is unpickled."""
@@ -84,8 +86,9 @@ def test_good_structure(tmp_path):
 
 @pytest.mark.parametrize("marked", [0, 5, 10, 15, 20, 33])
 def test_published_ksdd_files(real_data, marked):
+    folder = real_folder(real_data, "mixsup_splits", "KSDD")
     for fold in range(3):
-        train, test = read_split(real_data / "mixsup_splits" / "KSDD" / f"split_33_{marked}.pyb", "ksdd", fold)
+        train, test = read_split(folder / f"split_33_{marked}.pyb", "ksdd", fold)
         assert (len(train), len(test)) == ((34, 16) if fold == 2 else (33, 17))
         # The last fold of split_33_33 marks its 34 folders.
         assert sum(flag for _, flag in train) == (34 if marked == 33 and fold == 2 else marked)
@@ -93,11 +96,13 @@ def test_published_ksdd_files(real_data, marked):
 
 @pytest.mark.parametrize("marked", [0, 5, 15, 45, 1000])
 def test_published_dagm_files(real_data, marked):
+    folder = real_folder(real_data, "mixsup_splits", "DAGM")
     for index in range(10):
-        train, test = read_split(real_data / "mixsup_splits" / "DAGM" / f"split_{marked}.pyb", "dagm", index)
+        train, test = read_split(folder / f"split_{marked}.pyb", "dagm", index)
         assert len(train) == len(test) == (575 if index < 6 else 1150)
 
 
 def test_a_split_of_another_data_set_is_told(real_data):
+    folder = real_folder(real_data, "mixsup_splits", "KSDD2")
     with pytest.raises(UserError, match="expected a KSDD split"):
-        read_split(real_data / "mixsup_splits" / "KSDD2" / "split_16.pyb", "ksdd", 0)
+        read_split(folder / "split_16.pyb", "ksdd", 0)
