@@ -76,7 +76,7 @@ def test_a_run_leaves_six_files(run: Path) -> None:
     assert all(0 < float(row["score"]) < 1 and row["name"].startswith("test/") for row in rows)
     best, last = (torch.load(run / name, weights_only=True) for name in ("best.pt", "last.pt"))
     assert last["epoch"] == 2 and best["epoch"] == metrics["epoch"] == last["best"]["epoch"]
-    assert metrics["at_threshold"]["threshold"] == best["best"]["threshold"]
+    assert metrics["at_threshold"]["threshold"] == best["threshold"]
     assert last["config"] == config
 
 

@@ -21,6 +21,8 @@ def start(tmp_path: Path) -> Iterator:
     def start(*arguments: str) -> subprocess.Popen:
         process = subprocess.Popen(
             [sys.executable, "-m", "mffpa_ext.train", *TINY, *arguments, "--output", "run"],
+            # A shell's background job ignores SIGINT, and its children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *_python_path()])},
         )
