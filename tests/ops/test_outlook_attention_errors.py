@@ -147,6 +147,7 @@ class OnXpu:
     device = torch.device("xpu")
 
 
+@pytest.mark.filterwarnings("ignore:.*no compiled kernel:RuntimeWarning")
 def test_compiled_backend_refuses_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for tensors in ((OnXpu(),), (VALUE, OnXpu())):
         monkeypatch.setenv("MFFPA_BACKEND", "auto")
