@@ -101,7 +101,7 @@ def preprocessing(checkpoint: str, state: dict[str, Any]) -> tuple[tuple[int, in
 
 def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:
     """The training's data settings, with the places that may have moved since."""
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in trained.items()}
+    settings = flags.restored(trained)
     moved = {name: getattr(config, name) for name in ("data_root", "split_file") if getattr(config, name) is not None}
     return replace(flags.build(DataConfig, settings), **moved, cache_memory=config.cache_memory, workers=0)
 

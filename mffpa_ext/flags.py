@@ -77,6 +77,11 @@ def read_config_file(path: str, *configs: type) -> dict[str, Any]:
     return values
 
 
+def restored(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a checkpoint keeps them, in primitives, to what `build` takes: lists are sizes again."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def build(config: type, settings: dict[str, Any]) -> Any:
     """The dataclass with those of the settings that are its own."""
     return config(**{f.name: settings[f.name] for f in dataclasses.fields(config) if f.name in settings})

@@ -100,9 +100,7 @@ def parse(arguments: list[str]) -> tuple[DataConfig, TrainConfig, str | None]:
             raise UserError(
                 f"--resume: a run is continued with its own settings; leave out {', '.join(foreign) or '--config'}"
             )
-        settings = read_training_state(RunFolder(resume).last)["config"]
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        settings |= given
+        settings = flags.restored(read_training_state(RunFolder(resume).last)["config"]) | given
     else:
         settings = (flags.read_config_file(file, DataConfig, TrainConfig) if file else {}) | given
     data, training = flags.build(DataConfig, settings), flags.build(TrainConfig, settings)

@@ -18,15 +18,6 @@ SIZE = (40, 32)
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
 def ksdd(tmp_path: Path) -> Path:
     root = tmp_path / "ksdd"
     for number in range(1, 7):

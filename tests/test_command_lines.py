@@ -30,16 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory; what a run leaves in it goes, as checkpoints have 45 MB."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
 def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
     """Runs `mffpa ...` to its end: exit code, standard output, standard error."""
 
