@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import evaluate_checkpoint
 from mffpa_ext.files import check_folder
 from mffpa_ext.fields import flag
+from mffpa_ext.inference import Preprocessing
 from mffpa_ext.precision import PRECISIONS
 from mffpa_ext.training.checkpoint import read_checkpoint
 from mffpa_ext.training.config import pick_device
-
-PREPROCESSING = {"channels": int, "height": int, "width": int, "scale": float}  # as train writes it
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,10 @@ def main(arguments: list[str]) -> None:
         check_folder("--output", config.output)
     device = pick_device(config.device)
     state = read_checkpoint(config.checkpoint)
-    image_size, channels = preprocessing(config.checkpoint, state)
-    data = replace(data_config(state["config"], config), image_size=image_size)
-    part = load_part(data, state["config"]["seed"], config.part, channels)
+    # Whatever the defaults are today.
+    trained_on = Preprocessing.of(state, config.checkpoint)
+    data = replace(data_config(state["config"], config), image_size=trained_on.image_size)
+    part = load_part(data, state["config"]["seed"], config.part, trained_on.channels)
     if part.dataset is None:
         raise UserError("--part validation: this run had no validation images, see --val-fraction of train")
     precision = config.precision or state["config"]["precision"]
@@ -71,32 +70,6 @@ def main(arguments: list[str]) -> None:
     if config.output is not None:
         report.write(Path(config.output))
     print("\n".join(report.lines()))
-
-
-def preprocessing(checkpoint: str, state: dict[str, Any]) -> tuple[tuple[int, int], int]:
-    """Image size (height, width) and channels that the network was trained with, whatever the defaults are today.
-
-    Raises UserError where the checkpoint lacks them, or they are not what the network takes.
-    """
-    stored = state["preprocessing"]
-    for name, kind in PREPROCESSING.items():
-        if not isinstance(stored.get(name), kind):
-            raise UserError(
-                f"{checkpoint}: damaged: expected a number under 'preprocessing' {name!r}, found {stored.get(name)!r}: "
-                f"use another checkpoint of the run"
-            )
-    if not math.isclose(stored["scale"], 1 / 255):
-        raise UserError(
-            f"{checkpoint}: its images were multiplied by {stored['scale']:.6g}, this version multiplies by 1/255: "
-            f"use the mffpa_ext {state.get('mffpa_ext', 'release')} that wrote it"
-        )
-    takes = state["model_facts"].get("in_channels")
-    if stored["channels"] != takes:
-        raise UserError(
-            f"{checkpoint}: its images have {stored['channels']} channels, its network takes {takes}: "
-            f"use another checkpoint of the run"
-        )
-    return (stored["height"], stored["width"]), stored["channels"]
 
 
 def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:

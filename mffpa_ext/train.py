@@ -23,6 +23,7 @@ from mffpa_ext.data.dataset import DataSplits
 from mffpa_ext.data.loading import load_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
+from mffpa_ext.inference import Predictor
 from mffpa_ext.models import DefectNetwork, create_model
 from mffpa_ext.precision import precision_notes
 from mffpa_ext.training.checkpoint import read_checkpoint, read_training_state
@@ -55,7 +56,8 @@ def main(arguments: list[str]) -> None:
     }
 
     def validate(network: DefectNetwork) -> Validation:
-        scores = score_dataset(network, splits.validation, device, training.precision, training.eval_batch_size)
+        predictor = Predictor(network, training.precision, device)
+        scores = score_dataset(predictor, splits.validation, training.eval_batch_size)
         metrics = compute_metrics(scores.labels, scores.score)
         return Validation(metrics.ap, metrics.auc, metrics.threshold)
 

@@ -15,6 +15,7 @@ from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, co
 from mffpa_ext.evaluation.scoring import Scores, score_dataset
 from mffpa_ext.evaluation.timing import Timing, time_inference
 from mffpa_ext.files import write_json
+from mffpa_ext.inference import Predictor
 from mffpa_ext.training.checkpoint import restore_model
 
 
@@ -109,8 +110,8 @@ def evaluate_checkpoint(
         timing_images: 0 for no timing.
         notes: on the data as they are now; shown with those of the training.
     """
-    model = restore_model(state).to(device, memory_format=torch.channels_last)
-    scores = score_dataset(model, dataset, device, precision, batch_size, part)
+    predictor = Predictor(restore_model(state), precision, device)
+    scores = score_dataset(predictor, dataset, batch_size, part)
     threshold = state.get("threshold")
     return Report(
         part=part,
@@ -120,6 +121,6 @@ def evaluate_checkpoint(
         metrics=compute_metrics(scores.labels, scores.score),
         mask_ap=compute_metrics(scores.labels, scores.mask_score).ap,
         at_threshold=None if threshold is None else confusion(scores.labels, scores.score, threshold),
-        timings=time_inference(model, dataset, device, precision, timing_images) if timing_images else [],
+        timings=time_inference(predictor, dataset, timing_images) if timing_images else [],
         notes=state["notes"] + [note for note in notes if note not in state["notes"]],
     )

@@ -13,10 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mffpa_ext.data.dataset import DefectDataset
-from mffpa_ext.data.images import to_network_input
-from mffpa_ext.models import DefectNetwork
-from mffpa_ext.precision import autocast
 from mffpa_ext.files import write_text
+from mffpa_ext.inference import Predictor
 
 
 @dataclass(frozen=True)
@@ -37,31 +35,12 @@ class Scores:
         write_text(path, text.getvalue())
 
 
-def score_dataset(
-    model: DefectNetwork,
-    dataset: DefectDataset,
-    device: torch.device,
-    precision: str = "fp32",
-    batch_size: int = 8,
-    title: str = "",
-) -> Scores:
-    """Runs the network over the data set, in order. title: of the progress bar, "" for none.
-
-    The model is left in the mode that it was in.
-    """
-    decisions, largest = [], []
-    training = model.training
-    model.eval()
+def score_dataset(predictor: Predictor, dataset: DefectDataset, batch_size: int = 8, title: str = "") -> Scores:
+    """Predicts the whole data set, in order. title: of the progress bar, "" for none."""
+    score, mask_score = [], []
     loader = DataLoader(dataset, batch_size=batch_size)
-    try:
-        with torch.inference_mode(), autocast(device, precision):
-            for batch in tqdm(loader, desc=title, leave=False, disable=None if title else True):
-                images = to_network_input(batch["image"], device)
-                decision, mask = model(images)
-                decisions.append(decision.squeeze(1).double().cpu())
-                largest.append(mask.amax(dim=(1, 2, 3)).double().cpu())
-    finally:
-        model.train(training)
-    # In float64 the sigmoid keeps logits apart up to 36; in float32 all above 17 would tie at 1.
-    score, mask_score = (torch.cat(logits).sigmoid().numpy() for logits in (decisions, largest))
-    return Scores(list(dataset.names), dataset.labels, score, mask_score)
+    for batch in tqdm(loader, desc=title, leave=False, disable=None if title else True):
+        prediction = predictor(batch["image"])
+        score.append(prediction.score.cpu())
+        mask_score.append(prediction.mask_score.cpu())
+    return Scores(list(dataset.names), dataset.labels, torch.cat(score).numpy(), torch.cat(mask_score).numpy())

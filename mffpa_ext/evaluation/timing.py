@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from mffpa_ext.data.dataset import DefectDataset
-from mffpa_ext.data.images import to_network_input
-from mffpa_ext.models import DefectNetwork
-from mffpa_ext.precision import autocast
+from mffpa_ext.inference import Predictor
 
 WARM_UP = 5
 
@@ -34,21 +32,15 @@ class Timing:
     threads: int
 
 
-def time_inference(
-    model: DefectNetwork, dataset: DefectDataset, device: torch.device, precision: str, images: int = 100
-) -> list[Timing]:
+def time_inference(predictor: Predictor, dataset: DefectDataset, images: int = 100) -> list[Timing]:
     """Times `images` single-image passes, after a warm-up, twice: the model alone, and from the source to the result.
 
     The data set's images are taken in turn. On a GPU every pass is waited for.
     """
-    model.eval()
+    device = predictor.device
 
     def ready(index: int) -> torch.Tensor:
-        return to_network_input(dataset.decode(index)[None], device)
-
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with autocast(device, precision):
-            return model(x)
+        return predictor.prepare(dataset.decode(index)[None])
 
     def wait() -> None:
         if device.type == "cuda":
@@ -74,14 +66,13 @@ def time_inference(
             p50_ms=float(np.percentile(milliseconds, 50)),
             p95_ms=float(np.percentile(milliseconds, 95)),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            precision=precision,
+            precision=predictor.precision,
             threads=torch.get_num_threads(),
         )
 
     source = "decode" if dataset.from_files else "render"
-    with torch.inference_mode():
-        return [
-            measure(ready, forward, "model"),
-            measure(lambda index: index, lambda index: forward(ready(index))[0].item(),
-                    f"{source} + resize + copy + model"),
-        ]
+    return [
+        measure(ready, predictor.run, "model"),
+        measure(lambda index: index, lambda index: predictor(dataset.decode(index)).score.item(),
+                f"{source} + resize + copy + model"),
+    ]

@@ -14,10 +14,8 @@ class PlainClassifier(nn.Sequential):
     def __init__(self, in_channels: int) -> None:
         super().__init__(
             nn.MaxPool2d(2),
-            ConvBlock(in_channels, 8, 5),
-            nn.MaxPool2d(2),
-            ConvBlock(8, 16, 5),
-            nn.MaxPool2d(2),
+            ConvBlock(in_channels, 8, 5, pool=True),
+            ConvBlock(8, 16, 5, pool=True),
             ConvBlock(16, 32, 5),
         )
 

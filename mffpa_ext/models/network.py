@@ -68,7 +68,7 @@ class DefectNetwork(nn.Module):
         hidden = self.classifier(volume)
         # The mean of the mask logits is 0 by construction; its place in the decision is kept for fidelity.
         pooled = [pool for source in (hidden, seen_mask) for pool in (source.amax((2, 3)), source.mean((2, 3)))]
-        return self.decision(torch.cat(pooled, dim=1)), mask
+        return self.decision(torch.cat(pooled, dim=1).to(self.decision.weight.dtype)), mask
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:

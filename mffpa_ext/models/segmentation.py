@@ -1,6 +1,7 @@
 """The segmentation network: features at 1/8 of the input size and the logits of the defect mask."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mffpa_ext.models.blocks import ConvBlock, OutlookFusion, conv2d
@@ -21,15 +22,18 @@ class SegmentationNetwork(nn.Module):
 
     def __init__(self, in_channels: int, fusion: bool, large_kernel_channels: int) -> None:
         super().__init__()
+        # With fusion the stages' outputs are needed before they are pooled.
         self.stage_a = nn.Sequential(
-            ConvBlock(in_channels, 32, 5),
-            nn.MaxPool2d(2),
+            ConvBlock(in_channels, 32, 5, pool=True),
             ConvBlock(32, 64, 5),
             ConvBlock(64, 64, 5),
-            ConvBlock(64, 64, 5),
+            ConvBlock(64, 64, 5, pool=not fusion),
         )
-        self.stage_b = nn.Sequential(nn.MaxPool2d(2), *(ConvBlock(64, 64, 5) for _ in range(4)))
-        self.stage_c = nn.Sequential(nn.MaxPool2d(2), *([ConvBlock(64, 128, 5)] if fusion else []))
+        self.stage_b = nn.Sequential(
+            *(ConvBlock(64, 64, 5) for _ in range(3)),
+            ConvBlock(64, 64, 5, pool=not fusion),
+        )
+        self.stage_c = ConvBlock(64, 128, 5) if fusion else None
         self.large_kernel = ConvBlock(128 if fusion else 64, large_kernel_channels, 15)
         self.fusion = OutlookFusion() if fusion else None
         self.out_channels = large_kernel_channels + (256 if fusion else 0)
@@ -38,9 +42,10 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         a = self.stage_a(x)
-        b = self.stage_b(a)
-        c = self.stage_c(b)
-        features = self.large_kernel(c)
-        if self.fusion is not None:
-            features = torch.cat([self.fusion(a, b, c), features], dim=1)
+        if self.fusion is None:
+            features = self.large_kernel(self.stage_b(a))
+        else:
+            b = self.stage_b(F.max_pool2d(a, 2))
+            c = self.stage_c(F.max_pool2d(b, 2))
+            features = torch.cat([self.fusion(a, b, c), self.large_kernel(c)], dim=1)
         return features, self.mask(features)
