@@ -9,12 +9,18 @@ import torch
 
 from mffpa_ext.ops.overlap_save import grid_of
 
-MIN_KERNEL_SIZE = 3
-MIN_CHANNELS = 3
+MIN_KERNEL_SIZE = 7  # below, and with fewer channels than that, it has won on no shape, or not by enough
+MIN_CHANNELS = 16
 MAX_TILE = 96  # the transforms' cost grows with it
-MARGIN = 0.7  # what is estimated to take longer than this share of the direct convolution is left to that
-FLOPS_PER_BYTE = 16  # that a core computes in float32 while it fetches a byte from memory
-FLOPS_PER_CACHED_BYTE = 5  # while it writes or reads a byte of data as large as the tiles are
+FULL_WIDTH = 24  # from which on the direct convolution runs at full speed
+MARGIN = 0.8  # what is estimated to take longer than this share of the direct convolution is left to that
+
+# Fitted to the times of 26 shapes on two AVX-512 cores, within 25 % but for small 256-channel images (35 % too low);
+# in multiply-adds of a direct convolution at its best, 170 billion a second.
+TRANSFORM = 1.45  # a multiply-add of the transforms, products of narrow matrices
+CACHED_BYTE = 8  # one that is written or read between two products
+MEMORY_BYTE = 9.5  # one of the kept spectrum
+CALL = 80e6  # a dozen calls of torch
 
 
 class Shape(NamedTuple):
@@ -39,8 +45,9 @@ def activation_bytes(channels: int, out_channels: int, tile: tuple[int, int], el
 
 
 def direct_cost(s: Shape) -> float:
-    """In multiply-adds, as all costs here."""
-    return s.batch * s.height * s.width * s.channels * s.out_channels * s.kernel[0] * s.kernel[1]
+    """In multiply-adds, as all costs here; on narrow images it keeps the vector units half busy (measured)."""
+    macs = s.batch * s.height * s.width * s.channels * s.out_channels * s.kernel[0] * s.kernel[1]
+    return macs * max(1.0, FULL_WIDTH / s.width)
 
 
 def frequency_cost(s: Shape, tile: tuple[int, int], cached: bool) -> float:
@@ -48,20 +55,24 @@ def frequency_cost(s: Shape, tile: tuple[int, int], cached: bool) -> float:
     grid = grid_of((s.height, s.width), s.kernel, tile)
     tiles = s.batch * grid.rows * grid.columns
     n, m, f = *tile, tile[1] // 2 + 1
-    valid = n - s.kernel[0] + 1, m - s.kernel[1] + 1
+    height, width = n - s.kernel[0] + 1, m - s.kernel[1] + 1  # of a tile's outputs
     product = 4 * n * f * tiles * s.channels * s.out_channels
-    forward = tiles * s.channels * (2 * f * m * n + f * 6 * n * n)
-    inverse = tiles * s.out_channels * (f * 4 * n * valid[0] + 2 * f * valid[0] * valid[1])
-    passes = s.channels * (2 * m * n + 4 * f * n + 9 * f * n) + s.out_channels * (8 * f * n + 4 * f * valid[0])
-    moved = 4 * tiles * passes * FLOPS_PER_CACHED_BYTE / 2
+    forward, inverse = 2 * f * m * n + 6 * f * n * n, 4 * f * n * height + 2 * f * height * width
+    numbers_in, numbers_out = 3 * m * n + 13 * f * n, 6 * f * n + 4 * f * height + 4 * height * width
     kernels = s.channels * s.out_channels
     if cached:
-        spectrum = 8 * n * f * kernels * FLOPS_PER_BYTE / 2
+        spectrum = MEMORY_BYTE * kernels * 8 * n * f
     else:
         kernel_height, kernel_width = s.kernel
-        computed = 2 * f * kernel_width * kernel_height + f * 4 * n * kernel_height
-        spectrum = kernels * (computed + 16 * n * f * FLOPS_PER_CACHED_BYTE / 2)
-    return product + forward + inverse + moved + spectrum
+        made = 2 * f * kernel_width * kernel_height + 4 * f * n * kernel_height
+        spectrum = kernels * (TRANSFORM * made + CACHED_BYTE * 8 * n * f)
+    return (
+        product
+        + tiles * TRANSFORM * (s.channels * forward + s.out_channels * inverse)
+        + tiles * CACHED_BYTE * 4 * (s.channels * numbers_in + s.out_channels * numbers_out)
+        + spectrum
+        + CALL
+    )
 
 
 @functools.cache
