@@ -62,10 +62,10 @@ class DefectNetwork(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._check(x)
         features, mask = self.segmentation(x)
-        volume, seen_mask = torch.cat([features, mask], dim=1), mask
+        seen_mask = mask
         if self.gradient_stop:  # the classification loss does not reach the segmentation network
-            volume, seen_mask = volume.detach(), mask.detach()
-        hidden = self.classifier(volume)
+            features, seen_mask = features.detach(), mask.detach()
+        hidden = self.classifier(features, seen_mask)
         # The mean of the mask logits is 0 by construction; its place in the decision is kept for fidelity.
         pooled = [pool for source in (hidden, seen_mask) for pool in (source.amax((2, 3)), source.mean((2, 3)))]
         return self.decision(torch.cat(pooled, dim=1).to(self.decision.weight.dtype)), mask
