@@ -1,0 +1,98 @@
+"""Large-kernel convolution: overlap-save with a kept spectrum against the direct convolution, and torch.fft."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from mffpa_ext import ops
+
+
+@dataclass(frozen=True)
+class Shape:
+    batch: int
+    channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: int
+
+    def __str__(self) -> str:
+        image = f"{self.batch}x{self.channels}x{self.height}x{self.width}"
+        return f"{image} to {self.out_channels}, {self.kernel}x{self.kernel}"
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return (self.kernel // 2,) * 2
+
+
+SHAPES = (
+    Shape(1, 128, 256, 80, 29, 15),  # the large kernel of mffpa for a KSDD2 image, at 1/8
+    Shape(8, 128, 256, 80, 29, 15),
+    Shape(1, 64, 1024, 80, 29, 15),  # that of baseline
+    Shape(1, 256, 64, 40, 14, 9),  # the widest branch of the pyramid
+    Shape(1, 64, 64, 160, 58, 7),
+    Shape(1, 32, 32, 56, 56, 31),
+    Shape(1, 64, 64, 56, 56, 5),  # left to the direct convolution
+)
+_kept: dict[Shape, tuple[Tensor, Tensor]] = {}
+
+
+def eager(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=shape.padding)
+
+
+def ours(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
+    """As LargeKernelConv2d does it: the spectrum is kept while the weight is not trained."""
+    tile = None if weight.requires_grad else ops.large_kernel_tile(x, weight.shape, shape.padding)
+    if tile is None:
+        return ops.large_kernel_conv2d(x, weight, None, shape.padding)
+    if shape not in _kept or _kept[shape][0] is not weight:
+        _kept.clear()
+        _kept[shape] = weight, ops.large_kernel_spectrum(weight, tile)
+    return ops.large_kernel_conv2d(x, weight, None, shape.padding, _kept[shape][1], tile)
+
+
+def whole_image_fft(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
+    """The same theorem by torch.fft, without tiles: what is quickly written by hand."""
+    size = [n + shape.kernel - 1 for n in (shape.height, shape.width)]
+    image, kernel = torch.fft.rfft2(x.float(), s=size), torch.fft.rfft2(weight.float().flip(2, 3), s=size)
+    y = torch.fft.irfft2(torch.einsum("bchw,ochw->bohw", image, kernel), s=size)
+    first = shape.kernel // 2
+    return y[:, :, first : first + shape.height, first : first + shape.width].to(x.dtype)
+
+
+def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Image and weight, channels last; the gradient of the output."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (
+        (shape.batch, shape.channels, shape.height, shape.width),
+        (shape.out_channels, shape.channels, shape.kernel, shape.kernel),
+        (shape.batch, shape.out_channels, shape.height, shape.width),
+    )
+    x, weight, grad = (
+        torch.randn(size, generator=generator).to(dtype).contiguous(memory_format=torch.channels_last)
+        for size in sizes
+    )
+    return (x, weight), grad
+
+
+def flops(shape: Shape) -> float:
+    """Of the direct convolution, so that a rate above the machine's shows what the transform saves."""
+    pixels = shape.batch * shape.height * shape.width
+    return 2 * pixels * shape.channels * shape.out_channels * shape.kernel**2
+
+
+CONTENDERS = {"eager": eager, "ours": ours, "torch.fft, whole image": whole_image_fft}
+OPERATOR = Operator("large kernel", make_inputs, CONTENDERS, flops=flops)
+
+
+@pytest.mark.parametrize("contender", OPERATOR.contender_params())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_large_kernel_conv2d(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
+    measure(benchmark, OPERATOR, shape, direction, dtype, contender)
