@@ -8,12 +8,9 @@ import re
 import pytest
 import torch
 
-from mffpa_ext import _extension
-from tests.ops.support import DTYPES, run_with_isa
+from tests.ops.support import DTYPES, SANITIZED, run_with_isa
 
-sanitized = pytest.mark.skipif(
-    "-fsanitize" not in _extension.build_info.get("compiler", ""), reason="a build without sanitizers; see .ci/sanitize"
-)
+sanitized = pytest.mark.skipif(not SANITIZED, reason="a build without sanitizers; see .ci/sanitize")
 
 READ_BEYOND = """
 import torch
