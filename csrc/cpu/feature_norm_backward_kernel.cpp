@@ -58,16 +58,16 @@ void backward_contiguous(const Problem<T>& p, const T* x, const T* grad_y, const
       double sum_g = 0, sum_gd = 0;
       for (std::int64_t first = 0; first < p.pixels; first += kChunkElements) {  // float sums stay short
         const std::int64_t count = p.pixels - first < kChunkElements ? p.pixels - first : kChunkElements;
-        Vector<A> g_sum{}, gd_sum{};
+        Vector<A> g_sum[4] = {}, gd_sum[4] = {};
         for_each_pack<A>(count, [&]<class V, int N>(std::int64_t at) {
           for (int k = 0; k < N; ++k) {
             const std::int64_t i = first + at + k * kWidth<V, A>;
             const auto [d, g] = pair_at<V>(from + i, dy + i, a.high, a.low, a.factor, a.bias, with_relu);
             if constexpr (std::is_arithmetic_v<V>) sum_g += double(g), sum_gd += double(g * d);
-            else g_sum += g, gd_sum += g * d;
+            else g_sum[k] += g, gd_sum[k] += g * d;
           }
         });
-        sum_g += total<A>(g_sum), sum_gd += total<A>(gd_sum);
+        for (int k = 0; k < 4; ++k) sum_g += total<A>(g_sum[k]), sum_gd += total<A>(gd_sum[k]);
       }
       const Slopes<A> slopes = finish_plane(p, plane, stats, sum_g, sum_gd, grad_weight, grad_bias);
       T* to = grad_x + plane * p.pixels;

@@ -15,6 +15,7 @@ KERNELS = _extension.is_compiled() and _extension.requested_backend() != "refere
 needs_kernels = pytest.mark.skipif(
     not KERNELS, reason=_extension.missing_reason() or "MFFPA_BACKEND=reference asks for the PyTorch code"
 )
+SANITIZED = "-fsanitize" in _extension.build_info.get("compiler", "")  # memory and times are then not the usual ones
 
 
 def run_python(code: str, *arguments: str, **variables: str) -> str:

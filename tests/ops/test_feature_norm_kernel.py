@@ -62,8 +62,8 @@ def test_every_instruction_set(isa: str) -> None:
 
 def check_all() -> None:
     """Runs in the child."""
-    for shape, dtype, layout in itertools.product(SHAPES, DTYPES, LAYOUTS):
-        check(shape, dtype, layout, relu=True)
+    for arguments in itertools.product(SHAPES, DTYPES, LAYOUTS, (False, True)):
+        check(*arguments)
 
 
 @needs_kernels
