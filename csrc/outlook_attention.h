@@ -36,4 +36,13 @@ void outlook_attention_backward_cpu(DType dtype, const OutlookShape& shape, doub
                                     const void* logits, const void* mask, const void* grad_output, void* grad_value,
                                     void* grad_logits, void* workspace, ParallelFor parallel);
 
+// Device pointers; kernels are put into `stream`, a cudaStream_t, of the current device. The workspace is as large as
+// on the CPU. Throw std::runtime_error with CUDA's text where a launch fails.
+void outlook_attention_forward_cuda(DType dtype, const OutlookShape& shape, double scale, const void* value,
+                                    const void* logits, const void* mask, void* output, void* stream);
+
+void outlook_attention_backward_cuda(DType dtype, const OutlookShape& shape, double scale, const void* value,
+                                     const void* logits, const void* mask, const void* grad_output, void* grad_value,
+                                     void* grad_logits, void* workspace, void* stream);
+
 }  // namespace mffpa

@@ -1,0 +1,94 @@
+// Every operator's launch functions on small shapes, to be compiled with a sanitizer: arrays are exactly as long as the
+// operator may use, and every element of every output must have been written. Values are compared in Python.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "cuda/elements.h"
+#include "outlook_attention.h"
+#include "outlook_window.h"
+
+namespace mffpa {
+namespace {
+
+int failures = 0;
+
+// `count` numbers, or NaN. The memory is a block of its own, aligned as torch's.
+template <class T>
+class Array {
+ public:
+  explicit Array(std::int64_t count) : count_(count), data_(new (std::align_val_t{64}) T[count]) {
+    std::memset(static_cast<void*>(data_), 0xff, sizeof(T) * count);
+  }
+  ~Array() { ::operator delete[](data_, std::align_val_t{64}); }
+  Array(const Array&) = delete;
+  void operator=(const Array&) = delete;
+
+  Array& fill() {
+    for (std::int64_t i = 0; i < count_; ++i)
+      data_[i] = cuda::from_accumulator<T>(cuda::Accumulator<T>(i * 37 % 64 - 32) / 16);
+    return *this;
+  }
+  bool is_written() const {
+    for (std::int64_t i = 0; i < count_; ++i)
+      if (std::isnan(double(cuda::to_accumulator(data_[i])))) return false;
+    return true;
+  }
+  T* data() const { return data_; }
+
+ private:
+  std::int64_t count_;
+  T* data_;
+};
+
+void expect_written(bool written, const char* what) {
+  if (!written) std::printf("FAILED: %s has elements that nobody wrote\n", what), ++failures;
+}
+
+template <class T>
+void outlook_attention(DType dtype, OutlookShape s, bool mask) {
+  s.grid_height = grid_size(s.height, s.padding, s.stride, s.kernel_size);
+  s.grid_width = grid_size(s.width, s.padding, s.stride, s.kernel_size);
+  const std::int64_t elements = s.kernel_size * s.kernel_size, side = 2 * s.kernel_size - 1;
+  const std::int64_t values = s.batch * s.height * s.width * s.heads * s.head_dim;
+  const std::int64_t logits = s.batch * s.grid_height * s.grid_width * s.heads * elements * elements;
+  Array<T> value(values), logit(logits), keep(logits), grad_output(values), output(values), grad_value(values);
+  Array<T> grad_logits(logits);
+  Array<cuda::Accumulator<T>> workspace(s.batch * s.height * s.width * s.heads * side * side);
+  value.fill(), logit.fill(), keep.fill(), grad_output.fill();
+  const void* factors = mask ? keep.data() : nullptr;
+  outlook_attention_forward_cuda(dtype, s, 0.5, value.data(), logit.data(), factors, output.data(), nullptr);
+  outlook_attention_backward_cuda(dtype, s, 0.5, value.data(), logit.data(), factors, grad_output.data(),
+                                  grad_value.data(), grad_logits.data(), workspace.data(), nullptr);
+  expect_written(output.is_written(), "outlook_attention: output");
+  expect_written(grad_value.is_written(), "outlook_attention: grad_value");
+  expect_written(grad_logits.is_written(), "outlook_attention: grad_logits");
+}
+
+void outlook_attention() {
+  const auto all_dtypes = [](const OutlookShape& s, bool mask) {
+    outlook_attention<float>(DType::kFloat32, s, mask);
+    outlook_attention<double>(DType::kFloat64, s, !mask);
+    outlook_attention<__half>(DType::kFloat16, s, mask);
+    outlook_attention<__nv_bfloat16>(DType::kBFloat16, s, !mask);
+  };
+  // batch, height, width, heads, head_dim, kernel_size, stride, padding
+  for (const std::int64_t padding : {0, 1, 2}) {
+    all_dtypes({1, 9, 17, 1, 8, 3, 1, padding, 0, 0}, padding == 1);
+    all_dtypes({2, 4, 5, 1, 40, 3, 2, padding, 0, 0}, padding == 1);
+  }
+  all_dtypes({1, 3, 4, 2, 5, 3, 1, 1, 0, 0}, true);
+  all_dtypes({1, 3, 5, 1, 3, 4, 3, 3, 0, 0}, false);
+  all_dtypes({1, 2, 2, 1, 2, 7, 2, 3, 0, 0}, true);
+}
+
+}  // namespace
+}  // namespace mffpa
+
+int main() {
+  mffpa::outlook_attention();
+  std::printf("finished\n");
+  return mffpa::failures == 0 ? 0 : 1;
+}
