@@ -45,7 +45,7 @@ MFFPA_DEVICE void tap_products(const TiledLogits<T>& a, const Tile& tile, const 
 // As tiled_forward, with the gradient of every staged row put in its place. Tiles reach over the image's edge as far as
 // the windows do: rows outside the image feed nothing, and their gradient is 0.
 template <class T, int S>
-__global__ void __launch_bounds__(kTileThreads) tiled_logits(const TiledLogits<T> a) {
+__global__ void __launch_bounds__(kTileThreads, 4) tiled_logits(const TiledLogits<T> a) {
   using A = Accumulator<T>;
   MFFPA_DYNAMIC_SHARED(unsigned char, shared);
   A* const staged = reinterpret_cast<A*>(shared);
@@ -103,7 +103,7 @@ struct TiledValue {
 
 // The pixel at tap - kHalo from p reached p with the opposite offset.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads) tiled_value(const TiledValue<T> a) {
+__global__ void __launch_bounds__(kTileThreads, 5) tiled_value(const TiledValue<T> a) {
   using A = Accumulator<T>;
   MFFPA_DYNAMIC_SHARED(unsigned char, shared);
   const TiledShape& s = a.s;
@@ -129,7 +129,7 @@ struct GeneralLogits : General<T> {
 };
 
 template <class T>
-__global__ void __launch_bounds__(4 * kWarpSize) general_logits(const GeneralLogits<T> a) {
+__global__ void __launch_bounds__(4 * kWarpSize, 5) general_logits(const GeneralLogits<T> a) {
   using A = Accumulator<T>;
   MFFPA_DYNAMIC_SHARED(A, shared);
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;

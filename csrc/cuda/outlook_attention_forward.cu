@@ -17,7 +17,7 @@ struct TiledForward {
 // A thread per pixel. Row by row of window elements: the block stages logits, each thread adds the softmax of its rows
 // into the 25 weights it keeps in registers; then the weights are applied to the staged values.
 template <class T, int S>
-__global__ void __launch_bounds__(kTileThreads) tiled_forward(const TiledForward<T> a) {
+__global__ void __launch_bounds__(kTileThreads, 5) tiled_forward(const TiledForward<T> a) {
   using A = Accumulator<T>;
   MFFPA_DYNAMIC_SHARED(unsigned char, shared);
   A* const staged = reinterpret_cast<A*>(shared);
@@ -57,7 +57,7 @@ struct GeneralForward : General<T> {
 };
 
 template <class T>
-__global__ void __launch_bounds__(4 * kWarpSize) general_forward(const GeneralForward<T> a) {
+__global__ void __launch_bounds__(4 * kWarpSize, 5) general_forward(const GeneralForward<T> a) {
   using A = Accumulator<T>;
   MFFPA_DYNAMIC_SHARED(A, shared);
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;

@@ -127,7 +127,7 @@ MFFPA_DEVICE std::int64_t row_offset(const TiledShape& s, const Tile& tile, cons
 template <class T>
 MFFPA_DEVICE void stage_vectors(const TiledShape& s, const Tile& tile, const T* from, int first, int count,
                                 Vector<T>* staged) {
-#pragma unroll
+#pragma unroll 4
   for (int step = 0; step < kStagingSteps; ++step) {
     const int item = step * kTileThreads + int(threadIdx.x);
     const int v = item % kStagedVectors, pixel = item / kStagedVectors;

@@ -9,11 +9,21 @@ from torch import Tensor
 from mffpa_ext import _extension
 
 
-def use_compiled(*tensors: Tensor) -> bool:
+# Not every operator has a CUDA kernel. Asked once: torch.compile cannot trace a question to the dispatcher.
+_WITH_CUDA_KERNEL = frozenset(
+    name.removeprefix("mffpa_ext::")
+    for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")
+    if name.startswith("mffpa_ext::")
+)
+
+
+def use_compiled(*tensors: Tensor, operator: str = "") -> bool:
     """Whether the compiled kernels serve these tensors.
 
+    `operator` is the name under torch.ops.mffpa_ext that is to run: on CUDA it must have a kernel of its own.
+
     With `MFFPA_BACKEND=compiled` a case that they do not serve is an error instead of the slow reference; without it,
-    one warning per process and kind of device.
+    one warning per process, kind of device and operator.
     """
     requested = _extension.requested_backend()
     if requested == "reference":
@@ -21,23 +31,23 @@ def use_compiled(*tensors: Tensor) -> bool:
     devices = {tensor.device.type for tensor in tensors}
     # On the meta device the compiled operator's fake kernel computes the shapes.
     served = _extension.is_compiled() and (
-        devices <= {"cpu", "meta"} or (devices == {"cuda"} and _extension.has_cuda_kernels())
+        devices <= {"cpu", "meta"} or (devices == {"cuda"} and operator in _WITH_CUDA_KERNEL)
     )
     if served:
         return True
     if requested == "compiled":
-        raise RuntimeError(f"MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: {_reason(devices)}")
+        raise RuntimeError(f"MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: {_reason(devices, operator)}")
     # Where nothing at all is compiled, importing the package has said so.
     if _extension.is_compiled() and not torch.compiler.is_compiling():
-        _warn_once(_reason(devices))
+        _warn_once(_reason(devices, operator))
     return False
 
 
-def _reason(devices: set[str]) -> str:
+def _reason(devices: set[str], operator: str) -> str:
     if not _extension.is_compiled():
         return _extension.missing_reason()
-    cuda = f" ({_extension.cuda_missing_reason()})" if "cuda" in devices else ""
-    return f"no compiled kernel for tensors on {', '.join(sorted(devices))}{cuda}"
+    why = _extension.cuda_missing_reason() or f"{operator or 'this operator'} has none for CUDA"
+    return f"no compiled kernel for tensors on {', '.join(sorted(devices))}{f' ({why})' if 'cuda' in devices else ''}"
 
 
 @functools.cache

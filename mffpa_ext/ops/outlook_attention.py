@@ -60,8 +60,9 @@ def outlook_attention(
         raise ValueError(f"outlook_attention: value is {value.dtype} but logits are {logits.dtype}; use one dtype")
     if dropout_mask is not None and dropout_mask.dtype != logits.dtype:
         raise ValueError(f"outlook_attention: dropout_mask is {dropout_mask.dtype} but logits are {logits.dtype}")
-    operator = torch.ops.mffpa_ext.outlook_attention if use_compiled(value, logits) else reference.outlook_attention
-    return operator(value, logits, dropout_mask, num_heads, kernel_size, stride, padding, scale)
+    compiled = use_compiled(value, logits, operator="outlook_attention")
+    function = torch.ops.mffpa_ext.outlook_attention if compiled else reference.outlook_attention
+    return function(value, logits, dropout_mask, num_heads, kernel_size, stride, padding, scale)
 
 
 def _check(

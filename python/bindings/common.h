@@ -40,6 +40,10 @@ inline DType dtype_of(const Tensor& tensor, const char* name) {
   throw std::invalid_argument(std::string(name) + ": expected float32, float64, float16 or bfloat16");
 }
 
+inline bool on_same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
 // torch's thread pool as the kernels' ParallelFor.
 inline void torch_parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, RangeBody body,
                                void* context) {

@@ -6,6 +6,9 @@
 
 #include "common.h"
 #include "outlook_window.h"
+#ifdef MFFPA_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace mffpa::bridge {
 namespace {
@@ -21,7 +24,7 @@ struct Inputs {
 void require_like(const Tensor& tensor, const Tensor& like, const char* name, const char* like_name) {
   bool same = tensor.dim() == like.dim();
   for (std::int64_t d = 0; same && d < like.dim(); ++d) same = tensor.size(d) == like.size(d);
-  require(same && tensor.scalar_type() == like.scalar_type() && tensor.is_cpu() == like.is_cpu(),
+  require(same && tensor.scalar_type() == like.scalar_type() && on_same_device(tensor, like),
           "outlook_attention: ", name, " must have the shape, dtype and device of ", like_name);
 }
 
@@ -48,7 +51,7 @@ Inputs check(const Tensor& value, const Tensor& logits, const std::optional<Tens
           "outlook_attention: logits must have shape [", value.size(0), ", ", grid_height, ", ", grid_width, ", ",
           heads * elements * elements, "]");
   require(value.scalar_type() == logits.scalar_type(), "outlook_attention: value and logits differ in dtype");
-  require(logits.is_cpu() == value.is_cpu(), "outlook_attention: value and logits are on different devices");
+  require(on_same_device(logits, value), "outlook_attention: value and logits are on different devices");
   Inputs in{{value.size(0), height, width, heads, value.size(3) / heads, kernel_size, stride, padding, grid_height,
              grid_width},
             dtype_of(value, "outlook_attention"), torch::stable::contiguous(value), torch::stable::contiguous(logits),
@@ -60,32 +63,61 @@ Inputs check(const Tensor& value, const Tensor& logits, const std::optional<Tens
   return in;
 }
 
-Tensor forward_cpu(const Tensor& value, const Tensor& logits, const std::optional<Tensor>& dropout_mask,
-                   std::int64_t heads, std::int64_t kernel_size, std::int64_t stride, std::int64_t padding,
-                   double scale) {
+// The kernels of a device, for the forward and the backward pass below.
+struct OnCpu {
+  explicit OnCpu(const Tensor&) {}
+  void forward(const Inputs& in, double scale, const Tensor& output) const {
+    outlook_attention_forward_cpu(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
+                                  in.mask_data(), output.mutable_data_ptr(), torch_parallel_for);
+  }
+  void backward(const Inputs& in, double scale, const Tensor& grad_output, const Tensor& grad_value,
+                const Tensor& grad_logits, const Tensor& workspace) const {
+    outlook_attention_backward_cpu(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
+                                   in.mask_data(), grad_output.const_data_ptr(), grad_value.mutable_data_ptr(),
+                                   grad_logits.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+  }
+};
+
+#ifdef MFFPA_WITH_CUDA
+struct OnCuda : CudaScope {
+  using CudaScope::CudaScope;
+  void forward(const Inputs& in, double scale, const Tensor& output) const {
+    outlook_attention_forward_cuda(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
+                                   in.mask_data(), output.mutable_data_ptr(), stream());
+  }
+  void backward(const Inputs& in, double scale, const Tensor& grad_output, const Tensor& grad_value,
+                const Tensor& grad_logits, const Tensor& workspace) const {
+    outlook_attention_backward_cuda(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
+                                    in.mask_data(), grad_output.const_data_ptr(), grad_value.mutable_data_ptr(),
+                                    grad_logits.mutable_data_ptr(), workspace.mutable_data_ptr(), stream());
+  }
+};
+#endif
+
+template <class Device>
+Tensor forward(const Tensor& value, const Tensor& logits, const std::optional<Tensor>& dropout_mask,
+               std::int64_t heads, std::int64_t kernel_size, std::int64_t stride, std::int64_t padding, double scale) {
   const Inputs in = check(value, logits, dropout_mask, heads, kernel_size, stride, padding);
+  const Device device(in.value);
   Tensor output = torch::stable::empty_like(in.value);
-  if (output.numel() == 0) return output;
-  outlook_attention_forward_cpu(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
-                                in.mask_data(), output.mutable_data_ptr(), torch_parallel_for);
+  if (output.numel() != 0) device.forward(in, scale, output);
   return output;
 }
 
-std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_output, const Tensor& value, const Tensor& logits,
-                                        const std::optional<Tensor>& dropout_mask, std::int64_t heads,
-                                        std::int64_t kernel_size, std::int64_t stride, std::int64_t padding,
-                                        double scale) {
+template <class Device>
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& value, const Tensor& logits,
+                                    const std::optional<Tensor>& dropout_mask, std::int64_t heads,
+                                    std::int64_t kernel_size, std::int64_t stride, std::int64_t padding,
+                                    double scale) {
   const Inputs in = check(value, logits, dropout_mask, heads, kernel_size, stride, padding);
   require_like(grad_output, value, "grad_output", "value");
-  const Tensor dy = torch::stable::contiguous(grad_output);
+  const Device device(in.value);
   Tensor grad_value = torch::stable::empty_like(in.value), grad_logits = torch::stable::empty_like(in.logits);
   if (grad_value.numel() == 0) return {grad_value, torch::stable::zero_(grad_logits)};
   const bool wide = in.dtype == DType::kFloat64;
-  Tensor workspace = torch::stable::new_empty(in.value, {outlook_attention_backward_workspace(in.shape)},
-                                              wide ? ScalarType::Double : ScalarType::Float);
-  outlook_attention_backward_cpu(in.dtype, in.shape, scale, in.value.const_data_ptr(), in.logits.const_data_ptr(),
-                                 in.mask_data(), dy.const_data_ptr(), grad_value.mutable_data_ptr(),
-                                 grad_logits.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+  const Tensor workspace = torch::stable::new_empty(in.value, {outlook_attention_backward_workspace(in.shape)},
+                                                    wide ? ScalarType::Double : ScalarType::Float);
+  device.backward(in, scale, torch::stable::contiguous(grad_output), grad_value, grad_logits, workspace);
   return {grad_value, grad_logits};
 }
 
@@ -101,8 +133,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mffpa_ext, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CPU, library) {
-  library.impl("outlook_attention", TORCH_BOX(&forward_cpu));
-  library.impl("outlook_attention_backward", TORCH_BOX(&backward_cpu));
+  library.impl("outlook_attention", TORCH_BOX(&forward<OnCpu>));
+  library.impl("outlook_attention_backward", TORCH_BOX(&backward<OnCpu>));
 }
+
+#ifdef MFFPA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CUDA, library) {
+  library.impl("outlook_attention", TORCH_BOX(&forward<OnCuda>));
+  library.impl("outlook_attention_backward", TORCH_BOX(&backward<OnCuda>));
+}
+#endif
 
 }  // namespace mffpa::bridge

@@ -71,14 +71,19 @@ def host_command(source: Path, *flags: str) -> list[str]:
     return ["g++", *HOST_FLAGS, *flags, *include, *emulation, "-c", str(source)]
 
 
+def digest(sources: Sequence[Path], texts: Sequence[str]) -> str:
+    """Names what is built from these sources, all headers, and what else `texts` says about it."""
+    headers = [path for place in (ROOT / "csrc", HERE) for path in place.rglob("*") if path.suffix in (".h", ".cuh")]
+    result = hashlib.sha256("\0".join(texts).encode())
+    for path in (*sources, *sorted(headers)):
+        result.update(path.read_bytes())
+    return result.hexdigest()[:16]
+
+
 def build_for_host(folder: Path, name: str, sources: Sequence[Path], flags: Sequence[str] = (), link: str = "") -> Path:
     """A program of these sources, or with link="-shared" a library; not built again while its sources are the same."""
-    headers = [path for place in (ROOT / "csrc", HERE) for path in place.rglob("*") if path.suffix in (".h", ".cuh")]
-    digest = hashlib.sha256(repr([host_command(source, *flags) for source in sources]).encode())
-    digest.update(run("g++", "--version").encode())
-    for path in (*sources, *sorted(headers)):
-        digest.update(path.read_bytes())
-    product = folder / f"{name}-{digest.hexdigest()[:16]}"
+    commands = [repr(host_command(source, *flags)) for source in sources]
+    product = folder / f"{name}-{digest(sources, [*commands, run('g++', '--version')])}"
     if product.exists():
         return product
     for older in folder.glob(f"{name}-*"):

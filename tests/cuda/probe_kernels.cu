@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) sums(const Sums a) {
   if (i - lane >= a.count) return;
   const float x = i < a.count ? a.x[i] : 0;
   const float sum = warp_sum(x);
-  partial[warp] = sum;
+  if (lane == 0) partial[warp] = sum;
   __syncthreads();
   if (lane == 0) a.sums[i / kWarpSize] = sum, a.largest[i / kWarpSize] = warp_max(x);
   else warp_max(x);

@@ -41,27 +41,27 @@ def test_emulated_kernels_compute_what_they_should(build_folder: Path) -> None:
     ],
 )
 def test_accesses_out_of_bounds_are_reported(build_folder: Path, fault: str, report: str) -> None:
-    result = start(harness.build_for_host(build_folder, "probe-memory", PROBE, MEMORY), fault)
+    result = start(harness.build_for_host(build_folder, "probe_memory", PROBE, MEMORY), fault)
     assert result.returncode != 0 and report in result.stderr and "probe_kernels.cu" in result.stderr, result
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["no __syncthreads", "no __syncwarp"])
 def test_missing_barriers_are_reported(build_folder: Path, fault: str) -> None:
-    result = start(harness.build_for_host(build_folder, "probe-races", PROBE, RACES), fault)
+    result = start(harness.build_for_host(build_folder, "probe_races", PROBE, RACES), fault)
     assert result.returncode != 0, result
     assert "ThreadSanitizer: data race" in result.stderr and "probe_kernels.cu" in result.stderr, result.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flags"), [("probe-memory", MEMORY), ("probe-races", RACES)], ids=["memory", "races"])
+@pytest.mark.parametrize(("name", "flags"), [("probe_memory", MEMORY), ("probe_races", RACES)], ids=["memory", "races"])
 def test_sanitizers_find_nothing_in_a_correct_kernel(build_folder: Path, name: str, flags: tuple[str, ...]) -> None:
     check_clean(start(harness.build_for_host(build_folder, name, PROBE, flags), "none"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "flags"), [("operators-memory", MEMORY), ("operators-races", RACES)], ids=["memory", "races"]
+    ("name", "flags"), [("operators_memory", MEMORY), ("operators_races", RACES)], ids=["memory", "races"]
 )
 def test_sanitizers_find_nothing_in_the_operators(build_folder: Path, name: str, flags: tuple[str, ...]) -> None:
     sources = (*harness.SOURCES, harness.HERE / "memory_check.cu")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mffpa_ext import OutlookAttention, ops
+from mffpa_ext import OutlookAttention, _extension, ops
+from mffpa_ext.ops import backend
 from mffpa_ext.ops.backend import use_compiled
 from tests.ops.outlook_cases import CASES, Case, make, ours, with_gradients
 from tests.ops.support import needs_kernels, run_python
@@ -155,6 +156,32 @@ def test_compiled_backend_refuses_a_device_without_kernels(monkeypatch: pytest.M
         monkeypatch.setenv("MFFPA_BACKEND", "compiled")
         with pytest.raises(RuntimeError, match="MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback"):
             use_compiled(*tensors)
+
+
+class OnCuda:
+    device = torch.device("cuda")
+
+
+@needs_kernels
+def test_cuda_is_served_for_operators_that_have_a_kernel_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a library with CUDA kernels, an operator that has none yet falls back, and says why."""
+    monkeypatch.setattr(_extension, "cuda_missing_reason", lambda: "")
+    monkeypatch.setattr(backend, "_WITH_CUDA_KERNEL", frozenset({"outlook_attention"}))
+    monkeypatch.setenv("MFFPA_BACKEND", "compiled")
+    assert use_compiled(OnCuda(), OnCuda(), operator="outlook_attention")
+    for operator, named in (("feature_norm", "feature_norm"), ("", "this operator")):
+        monkeypatch.setenv("MFFPA_BACKEND", "compiled")
+        with pytest.raises(RuntimeError, match=rf"no compiled kernel for tensors on cuda \({named} has none for CUDA"):
+            use_compiled(OnCuda(), operator=operator)
+        monkeypatch.setenv("MFFPA_BACKEND", "auto")
+        with pytest.warns(RuntimeWarning, match=f"{named} has none for CUDA\\); slower pure-PyTorch code is used"):
+            assert not use_compiled(OnCuda(), operator=operator)
+
+
+@needs_kernels
+def test_cuda_kernels_are_found_at_the_dispatcher() -> None:
+    expected = {"outlook_attention", "outlook_attention_backward"} if _extension.has_cuda_kernels() else set()
+    assert backend._WITH_CUDA_KERNEL >= expected and bool(backend._WITH_CUDA_KERNEL) == bool(expected)
 
 
 def test_dropout_mask_of_zeros_and_ones() -> None:
