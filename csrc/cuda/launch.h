@@ -17,11 +17,12 @@
 //    tested in tests/cpp/test_cuda_launch.cpp. Offsets into tensors are int64; coordinates within a plane may be int.
 //    No atomics: every output element is written once, and sums have a fixed order (warp.h).
 // 3. tests/cuda: an entry in kernels_interface.cpp (for Python), a test module with its cases, and a run in
-//    memory_check.cu (for the sanitizers). Of CUDA, simt.h knows threadIdx.x, blockIdx.x, blockDim.x, gridDim.x,
-//    __syncthreads, __syncwarp, shuffles over whole warps, and shared memory.
+//    memory_check.cu (for the sanitizers); its kernels are named in test_compilation.py. Of CUDA, simt.h knows
+//    threadIdx.x, blockIdx.x, blockDim.x, gridDim.x, __syncthreads, __syncwarp, shuffles over whole warps, and shared
+//    memory.
 // 4. python/bindings/<operator>.cpp registers it under MFFPA_WITH_CUDA (see bindings/cuda.h), and
 //    mffpa_ext/ops/<operator>.py names it: use_compiled(x, operator="<operator>").
-// 5. tests/cuda/test_<operator>_gpu.py, for those who have a GPU, and a line in benchmarks/GPU_TODO.md until it has run.
+// 5. tests/cuda/test_<operator>_gpu.py, for those who have a GPU, and a line in benchmarks/GPU_TODO.md until it ran.
 #pragma once
 
 #include <stdexcept>

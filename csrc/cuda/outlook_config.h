@@ -1,7 +1,7 @@
 // Which kernels an outlook attention runs on, and their launch configurations.
 //
-// Tiled: K = 3, stride 1 or 2, heads of whole 16-byte vectors. A block takes kTileHeight x kTileWidth pixels of one head,
-// a pixel per thread. General: everything else, a pixel and head per warp.
+// Tiled: K = 3, stride 1 or 2, heads of whole 16-byte vectors. A block takes kTileHeight x kTileWidth pixels of one
+// head, a pixel per thread. General: everything else, a pixel and head per warp.
 #pragma once
 
 #include <cstdint>

@@ -114,7 +114,7 @@ MFFPA_DEVICE bool is_tap(const General<T>& p, const Item& item, int dy, int dx) 
          x >= 0 && x < p.s.width;
 }
 
-// Where offset (dy, dx) from a pixel inside the image lies, in elements of one channel.
+// The first channel of the head at a pixel, in elements from the start of the values.
 template <class T>
 MFFPA_DEVICE std::int64_t value_at(const General<T>& p, std::int64_t batch, std::int64_t y, std::int64_t x, int head) {
   return (((batch * p.s.height + y) * p.s.width + x) * p.s.heads + head) * p.s.head_dim;

@@ -9,7 +9,6 @@ from tests.ops.outlook_cases import CASES, Case, error, make, textbook, toleranc
 from tests.ops.support import DTYPES
 
 RESULTS = ("output", "grad_value", "grad_logits")
-ACCUMULATORS = {torch.float64: torch.float64}
 
 # K = 3 with heads of whole 16-byte vectors: tiles of 8 x 16 pixels, 4 vectors at a time. Cut tiles, several tiles in
 # each direction, one vector and five, every padding, and grids that leave pixels behind the last window uncovered.
@@ -35,7 +34,7 @@ def run(kernels: Kernels, case: Case, value: Tensor, logits: Tensor, mask: Tenso
     output, grad_value, grad_logits = (poisoned(x.shape, x.dtype) for x in (value, value, logits))
     side = 2 * case.kernel_size - 1
     workspace_shape = (case.batch, case.heads, side, side, case.height, case.width)
-    workspace = poisoned(workspace_shape, ACCUMULATORS.get(value.dtype, torch.float32))
+    workspace = poisoned(workspace_shape, torch.float64 if value.dtype == torch.float64 else torch.float32)
     inputs = (shape, case.scale, value, logits, mask)
     kernels("outlook_attention_forward", value.dtype, *inputs, output)
     kernels("outlook_attention_backward", value.dtype, *inputs, dy, grad_value, grad_logits, workspace)
