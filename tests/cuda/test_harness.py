@@ -31,18 +31,12 @@ def test_emulated_kernels_compute_what_they_should(build_folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "report"),
-    [
-        ("global read", "AddressSanitizer: heap-buffer-overflow"),
-        ("global write", "AddressSanitizer: heap-buffer-overflow"),
-        ("shared read", "AddressSanitizer: heap-buffer-overflow"),
-        ("shared write", "AddressSanitizer: heap-buffer-overflow"),
-    ],
-)
-def test_accesses_out_of_bounds_are_reported(build_folder: Path, fault: str, report: str) -> None:
+@pytest.mark.parametrize("fault", ["global read", "global write", "shared read", "shared write"])
+def test_accesses_out_of_bounds_are_reported(build_folder: Path, fault: str) -> None:
     result = start(harness.build_for_host(build_folder, "probe_memory", PROBE, MEMORY), fault)
-    assert result.returncode != 0 and report in result.stderr and "probe_kernels.cu" in result.stderr, result
+    assert result.returncode != 0, result
+    assert "AddressSanitizer: heap-buffer-overflow" in result.stderr, result.stderr
+    assert "probe_kernels.cu" in result.stderr, result.stderr
 
 
 @pytest.mark.slow
