@@ -18,7 +18,7 @@ from mffpa_ext.ops import overlap_save as frequency
 from mffpa_ext.ops.tile_choice import Shape, activation_bytes, choose_tile, direct_speed, spectrum_bytes
 
 DEFAULT_MEMORY_LIMIT = 256 * 2**20
-_CHUNK_BYTES = 12 * 2**20  # of spectrum that is made and used while it is in the cache
+_CHUNK_BYTES = 16 * 2**20  # of spectrum that is made and used while it is in the cache
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -144,10 +144,20 @@ def _chunks(weight: Tensor, spectrum: Tensor | None, tile: tuple[int, int]) -> I
     if spectrum is not None:
         yield slice(0, out_channels), spectrum
         return
-    size = max(16, _CHUNK_BYTES // spectrum_bytes(channels, 1, tile, weight.element_size()))
-    for first in range(0, out_channels, size):
-        part = slice(first, min(first + size, out_channels))
-        yield part, frequency.kernel_spectrum(weight[part], tile)
+    memory = None  # fresh pages for each part would cost as much as the arithmetic
+    for part in _channel_parts(weight.shape, tile, weight.element_size()):
+        spectrum = frequency.kernel_spectrum(weight[part], tile, memory)
+        yield part, spectrum
+        memory = spectrum.view(-1) if memory is None else memory
+
+
+def _channel_parts(weight_shape: torch.Size, tile: tuple[int, int], element: int) -> list[slice]:
+    """Of the output channels, as even as can be in multiples of 16, the first the largest."""
+    out_channels, channels = weight_shape[:2]
+    most = max(16, _CHUNK_BYTES // spectrum_bytes(channels, 1, tile, element))
+    size = -(-out_channels // -(-out_channels // most))
+    size = -(-size // 16) * 16
+    return [slice(first, min(first + size, out_channels)) for first in range(0, out_channels, size)]
 
 
 def _strips(
@@ -218,12 +228,11 @@ def _weight_gradient(
     out_channels, channels = dy.shape[3], x.shape[3]
     grad_weight = x.new_zeros((kernel[1], kernel[0], out_channels, channels)).permute(2, 3, 1, 0)
     t = frequency.transforms(tile, kernel, x.dtype)
-    size = max(16, _CHUNK_BYTES // spectrum_bytes(channels, 1, tile, x.element_size()))
     strips = _strips(len(x), dy.shape[1:3], (channels, out_channels), kernel, tile, memory_limit, x.element_size())
     for images, first, last in strips:
         tiles = frequency.overlapping_tiles(x[images, first : last + kernel[0] - 1], kernel, tile)
         activations = frequency.activation_spectrum(tiles, t)
-        for part in (slice(at, at + size) for at in range(0, out_channels, size)):
+        for part in _channel_parts((out_channels, channels), tile, x.element_size()):
             valid = frequency.separate_tiles(dy[images, first:last, :, part], kernel, tile)
             gradient = frequency.spectrum_gradient(activations, frequency.inverse_gradient(valid, t))
             grad_weight[part] += frequency.kernel_gradient(gradient, kernel, tile)

@@ -130,13 +130,15 @@ def activation_spectrum(tiles: Tensor, t: Transforms) -> Tensor:
     return spectrum.view(-1, 3, count, channels)
 
 
-def kernel_spectrum(weight: Tensor, tile: tuple[int, int]) -> Tensor:
-    """weight [out, in, kernel height, kernel width] to [F, 2, out, in]."""
+def kernel_spectrum(weight: Tensor, tile: tuple[int, int], memory: Tensor | None = None) -> Tensor:
+    """weight [out, in, kernel height, kernel width] to [F, 2, out, in], a view of `memory` where that is given."""
     out_channels, channels, *kernel = weight.shape
     t = transforms(tile, tuple(kernel), weight.dtype)
     taps = weight.permute(3, 2, 0, 1).reshape(kernel[1], -1)
     by_column = (t.kernel_columns @ taps).view(-1, 2 * kernel[0], out_channels * channels)
-    spectrum = torch.bmm(t.kernel_rows.expand(len(by_column), -1, -1), by_column)
+    shape = len(by_column), 2 * tile[0], out_channels * channels
+    spectrum = weight.new_empty(shape) if memory is None else memory[: math.prod(shape)].view(shape)
+    torch.bmm(t.kernel_rows.expand(len(by_column), -1, -1), by_column, out=spectrum)
     return spectrum.view(-1, 2, out_channels, channels)
 
 
