@@ -66,8 +66,6 @@ class PyramidSplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = [branch(x) for branch in self.branches]
-        gates = torch.stack([self.attention.gate(feature) for feature in features], dim=1)
-        weighted = torch.stack(features, dim=1) * gates.softmax(dim=1)  # [batch, branches, C / branches, H, W]
-        if self.branch_order == "reversed":
-            weighted = weighted.flip(1)
-        return weighted.flatten(1, 2)
+        is_reversed = self.branch_order == "reversed"
+        features = torch.cat(features[::-1] if is_reversed else features, dim=1)
+        return self.attention.weigh_branches(features, len(self.branches), last_first=is_reversed)

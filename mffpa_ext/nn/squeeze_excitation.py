@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from mffpa_ext import ops
+
 
 class SqueezeExcitation(nn.Module):
     """One weight per channel from the mean over the image (Hu et al., "Squeeze-and-Excitation Networks", 2018).
@@ -21,8 +23,24 @@ class SqueezeExcitation(nn.Module):
         self.relu = nn.ReLU()
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
 
-    def gate(self, x: Tensor) -> Tensor:
-        return self.fc2(self.relu(self.fc1(x.mean(dim=(2, 3), keepdim=True)))).sigmoid()
-
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+        return ops.pyramid_gate(x, self.logits(x), None, branches=1, softmax=False)
+
+    def gate(self, x: Tensor) -> Tensor:
+        return self.logits(x).sigmoid().unsqueeze(3)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] to the gate's logits [batch, channels, 1]."""
+        return self._excite(x.mean(dim=(2, 3), keepdim=True))
+
+    def weigh_branches(self, x: Tensor, branches: int, last_first: bool) -> Tensor:
+        """Weights the branches, groups of channels of x, against each other: x * softmax over them of their gates.
+
+        The branches pass the layers as one batch; with nothing that remembers them, their order does not matter.
+        """
+        means = x.mean(dim=(2, 3), keepdim=True)
+        logits = self._excite(means.unflatten(1, (branches, -1)).flatten(0, 1))
+        return ops.pyramid_gate(x, logits.view(x.shape[0], x.shape[1], 1), None, branches)
+
+    def _excite(self, means: Tensor) -> Tensor:
+        return self.fc2(self.relu(self.fc1(means))).squeeze(3)

@@ -2,5 +2,14 @@
 
 from mffpa_ext.ops.feature_norm import feature_norm, feature_norm_pool
 from mffpa_ext.ops.outlook_attention import outlook_attention
+from mffpa_ext.ops.pyramid_coordinate_attention import pyramid_coordinate_attention
+from mffpa_ext.ops.pyramid_gate import directional_means, pyramid_gate
 
-__all__ = ["feature_norm", "feature_norm_pool", "outlook_attention"]
+__all__ = [
+    "directional_means",
+    "feature_norm",
+    "feature_norm_pool",
+    "outlook_attention",
+    "pyramid_coordinate_attention",
+    "pyramid_gate",
+]
