@@ -152,9 +152,12 @@ void weigh(const Gate<T>& g, const T* x, T* y, ParallelFor parallel) {
 // y = x * weights, the one pass over the tensor.
 template <class T>
 void weigh_all(const Gate<T>& g, const T* x, T* y, ParallelFor parallel) {
-  if (!g.columns) weigh<Weights::kRows>(g, x, y, parallel);
-  else if (!g.softmax) weigh<Weights::kProduct>(g, x, y, parallel);
-  else weigh<Weights::kSoftmax>(g, x, y, parallel);
+  if (g.columns && g.softmax) return weigh<Weights::kSoftmax>(g, x, y, parallel);
+  if (g.columns) return weigh<Weights::kProduct>(g, x, y, parallel);
+  Gate<T> rows = g;  // weights that need no other branch, so lines may be longer
+  if (g.s.layout == Layout::kChannelsLast) rows.branches = 1, rows.channels = g.s.channels;
+  else if (g.row_size == 1) rows.s.width = g.pixels(), rows.s.height = 1;
+  weigh<Weights::kRows>(rows, x, y, parallel);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from mffpa_ext import ops
+from mffpa_ext.ops.layout import is_channels_last
 
 
 class SqueezeExcitation(nn.Module):
@@ -31,16 +32,22 @@ class SqueezeExcitation(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] to the gate's logits [batch, channels, 1]."""
-        return self._excite(x.mean(dim=(2, 3), keepdim=True))
+        return self._excite(_means(x))
 
     def weigh_branches(self, x: Tensor, branches: int, last_first: bool) -> Tensor:
         """Weights the branches, groups of channels of x, against each other: x * softmax over them of their gates.
 
         The branches pass the layers as one batch; with nothing that remembers them, their order does not matter.
         """
-        means = x.mean(dim=(2, 3), keepdim=True)
-        logits = self._excite(means.unflatten(1, (branches, -1)).flatten(0, 1))
+        logits = self._excite(_means(x).unflatten(1, (branches, -1)).flatten(0, 1))
         return ops.pyramid_gate(x, logits.view(x.shape[0], x.shape[1], 1), None, branches)
 
     def _excite(self, means: Tensor) -> Tensor:
         return self.fc2(self.relu(self.fc1(means))).squeeze(3)
+
+
+def _means(x: Tensor) -> Tensor:
+    """[batch, channels, 1, 1]; over pixels of channels where they lie so, for a gradient that lies as x does."""
+    if is_channels_last(x):
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))[:, :, None, None]
+    return x.mean(dim=(2, 3), keepdim=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mffpa_ext import _extension
 from mffpa_ext.ops import reference
 from mffpa_ext.ops.backend import use_compiled
-from mffpa_ext.ops.layout import accumulator, empty_image, empty_lines
+from mffpa_ext.ops.layout import accumulator, empty_image, empty_lines, is_channels_last
 
 MAX_BRANCHES = 16
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -107,15 +107,19 @@ if _extension.is_compiled():
             return empty_image(x, *x.shape[2:]), grad_rows, row_logits.new_empty(0)
         return empty_image(x, *x.shape[2:]), grad_rows, empty_lines(x, x.shape[3], column_logits.dtype)
 
-    def _keep_size(ctx, inputs, output):
-        ctx.size = inputs[0].shape[2:]
+    def _keep_form(ctx, inputs, output):
+        ctx.size, ctx.channels_last = inputs[0].shape[2:], is_channels_last(inputs[0])
 
     def _spread_means(ctx, grad_by_row, grad_by_column):
-        # One pass, the addition of two expanded tensors; torch orders its memory as the gradients lie, that is as x.
-        height, width = ctx.size
-        return (grad_by_row / width).unsqueeze(3) + (grad_by_column / height).unsqueeze(2)
+        # One pass, an addition of two expanded tensors. Its result lies in memory as they do, so they are made to lie
+        # as x: the other gradients of x do, and adding up tensors of two memory formats is slow.
+        by_row, by_column = (
+            grad.transpose(1, 2).contiguous().transpose(1, 2) if ctx.channels_last else grad.contiguous()
+            for grad in (grad_by_row / ctx.size[1], grad_by_column / ctx.size[0])
+        )
+        return by_row.unsqueeze(3) + by_column.unsqueeze(2)
 
-    torch.library.register_autograd("mffpa_ext::directional_means", _spread_means, setup_context=_keep_size)
+    torch.library.register_autograd("mffpa_ext::directional_means", _spread_means, setup_context=_keep_form)
 
     def _setup_context(ctx, inputs, output):
         x, row_logits, column_logits, ctx.branches, ctx.softmax = inputs
