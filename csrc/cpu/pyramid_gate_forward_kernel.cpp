@@ -1,4 +1,4 @@
-// Weights the branches of a pyramid by their gate on the CPU, compiled once per instruction set. One read and one write.
+// Weights the branches of a pyramid by their gate on the CPU, compiled once per instruction set: one pass over x.
 #include "cpu/pyramid_lines.h"
 
 namespace mffpa {

@@ -66,9 +66,13 @@ def pyramid_coordinate_attention(
 
 def _check(x: Tensor, branches: int, parameters: dict[str, Tensor]) -> None:
     channels, hidden = x.shape[1] // branches, parameters["conv1_bias"].numel()
-    matrices = {"conv1_weight": (hidden, channels), **dict.fromkeys(("conv_h_weight", "conv_w_weight"), (channels, hidden))}
+    shapes = {
+        "conv1_weight": (hidden, channels),
+        "conv_h_weight": (channels, hidden), "conv_h_bias": (channels,),
+        "conv_w_weight": (channels, hidden), "conv_w_bias": (channels,),
+    }  # fmt: skip
     for key, tensor in parameters.items():
-        expected = matrices.get(key, (channels,) if key in ("conv_h_bias", "conv_w_bias") else (hidden,))
+        expected = shapes.get(key, (hidden,))
         if tuple(tensor.shape) != expected or hidden < 1:
             raise ValueError(
                 f"pyramid_coordinate_attention: {key} must have shape {expected} for {channels} channels per branch "

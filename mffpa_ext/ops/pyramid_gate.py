@@ -80,10 +80,12 @@ def _check_logits(x: Tensor, row_logits: Tensor, column_logits: Tensor | None) -
     for name, (logits, size) in sizes.items():
         if logits is None:
             continue
-        expected = f"({batch}, {channels}, {size})" + (" or 1 in place of the height" if name == "row_logits" else "")
         fits = logits.dim() == 3 and logits.shape[:2] == x.shape[:2]
         if not fits or (logits.shape[2] != size and (name == "column_logits" or logits.shape[2] != 1)):
-            raise ValueError(f"pyramid_gate: {name} must have shape {expected}, got {tuple(logits.shape)}")
+            or_one = " or 1 in place of the height" if name == "row_logits" else ""
+            raise ValueError(
+                f"pyramid_gate: {name} must have shape {(batch, channels, size)}{or_one}, got {tuple(logits.shape)}"
+            )
         if not logits.dtype.is_floating_point:
             raise ValueError(f"pyramid_gate: {name} must be floating point, got {logits.dtype}")
         if logits.device != x.device:

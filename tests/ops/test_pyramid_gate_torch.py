@@ -82,7 +82,7 @@ def test_compile_with_dynamic_shapes_compiles_once(fresh_compiler: None) -> None
         return module
 
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend=counting)
-    for height, width in ((6, 5), (9, 8), (7, 12)):
+    for height, width in ((8, 5), (9, 10), (7, 12)):  # other than the channels: equal sizes would be taken for one
         inputs = make(Case(2, 2, 3, height, width))
         assert torch.equal(compiled(KINDS[0], *inputs), ours(KINDS[0], *inputs))
     assert graphs == 1
