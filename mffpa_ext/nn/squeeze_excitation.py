@@ -37,10 +37,11 @@ class SqueezeExcitation(nn.Module):
     def weigh_branches(self, x: Tensor, branches: int, last_first: bool) -> Tensor:
         """Weights the branches, groups of channels of x, against each other: x * softmax over them of their gates.
 
-        The branches pass the layers as one batch; with nothing that remembers them, their order does not matter.
+        The branches pass the layers side by side; with nothing that remembers them, their order does not matter.
         """
-        logits = self._excite(_means(x).unflatten(1, (branches, -1)).flatten(0, 1))
-        return ops.pyramid_gate(x, logits.view(x.shape[0], x.shape[1], 1), None, branches)
+        means = _means(x).view(x.shape[0], branches, -1, 1).transpose(1, 2)  # [batch, channels, branches, 1]
+        logits = self._excite(means).transpose(1, 2).flatten(1)
+        return ops.pyramid_gate(x, logits.unsqueeze(2), None, branches)
 
     def _excite(self, means: Tensor) -> Tensor:
         return self.fc2(self.relu(self.fc1(means))).squeeze(3)

@@ -168,6 +168,7 @@ def test_empty(sizes: tuple[int, int, int], layout: str) -> None:
     assert ours(make(case, layout=layout)[0], case, parameters(case.channels, 8)).shape == case.shape
 
 
+@needs_kernels
 def test_half_images_and_autocast_keep_parameters_in_float32() -> None:
     case, p = CASES[1], parameters(5, 8)
     x = make(case)[0].bfloat16()
