@@ -11,16 +11,9 @@
 
 #include "dtype.h"
 #include "parallel.h"
+#include "planes.h"
 
 namespace mffpa {
-
-// Elements of one sample lie channel by channel (contiguous) or pixel by pixel (channels last).
-enum class Layout : int { kContiguous = 0, kChannelsLast = 1 };
-
-struct PlaneShape {
-  std::int64_t batch, channels, height, width;
-  Layout layout;
-};
 
 struct FeatureNormOptions {
   double eps;

@@ -202,5 +202,12 @@ MFFPA_INLINE Vector<double> exp_nonpositive(Vector<double> x) {
   return x;
 }
 
+// 1 / (1 + exp(-x)), by the exponential that cannot overflow; NaN stays NaN. V is a vector of A.
+template <class A, class V = Vector<A>>
+MFFPA_INLINE V sigmoid(V x) {
+  const V power = exp_nonpositive(V(x < V{} ? x : -x));
+  return (x < V{} ? power : broadcast(A(1))) / (power + A(1));
+}
+
 }  // namespace
 }  // namespace mffpa

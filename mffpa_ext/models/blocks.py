@@ -9,8 +9,7 @@ from mffpa_ext.nn import FeatureNorm2d, LargeKernelConv2d, OutlookAttention
 
 def conv2d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     """A same-size convolution without bias, Xavier-normal (Božič et al. 2021)."""
-    kind = LargeKernelConv2d if kernel_size >= 7 else nn.Conv2d
-    conv = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    conv = LargeKernelConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.xavier_normal_(conv.weight)
     return conv
 

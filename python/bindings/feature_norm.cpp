@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "common.h"
+#include "layout.h"
 
 namespace mffpa::bridge {
 namespace {
@@ -15,26 +16,6 @@ struct Input {
   Tensor x;
   ScalarType accumulator;
 };
-
-// As torch's is_contiguous(memory_format=channels_last), which the fake kernels use: strides of size-1 dimensions do
-// not count. What is contiguous as well is taken as contiguous.
-bool is_channels_last(const Tensor& x) {
-  if (x.is_contiguous()) return false;
-  std::int64_t expected = 1;
-  for (const std::int64_t dim : {1, 3, 2, 0}) {
-    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
-}
-
-Tensor by_pixel(const Tensor& x) {  // [batch, channels, height, width] to [batch, height, width, channels]
-  return torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
-}
-
-Tensor by_channel(const Tensor& x) {  // and back
-  return torch::stable::transpose(torch::stable::transpose(x, 2, 3), 1, 2);
-}
 
 Input check(const Tensor& x) {
   require(x.dim() == 4, "feature_norm: x must be 4-D, got ", x.dim(), "-D");
