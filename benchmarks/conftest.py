@@ -1,4 +1,4 @@
-"""Micro-benchmarks: `pytest benchmarks --benchmark-only`; `-k "not compile"` leaves out torch.compile, which takes long.
+"""Micro-benchmarks: `pytest benchmarks --benchmark-only`; `-k "not compile"` leaves out torch.compile, which is slow.
 
 After pytest-benchmark's tables of times comes a summary: for every group and contender the median, how many times
 faster than eager that is, the achieved rate, and its share of what this machine reaches at a copy or a matrix product.

@@ -6,7 +6,7 @@ and the shapes are at module level, since torch.compile runs in a child process 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -45,7 +45,7 @@ class Operator:
         name: heads the groups.
         make_inputs: (shape, dtype) to the differentiable inputs and the gradient of the output.
         contenders: "eager" (the textbook form, also the float64 oracle), "ours", and any others.
-        limits: things that are timed without computing the operator, such as a copy of its input.
+        limits: what is timed beside them, once forward, without computing the operator: a copy of its input, say.
         flops: of one forward pass, for operators that compute more than they move; a backward pass counts twice as
             much. Without it the rate is that of the inputs, outputs and gradients, each moved once.
     """
@@ -53,13 +53,13 @@ class Operator:
     name: str
     make_inputs: Callable[[Any, torch.dtype], tuple[tuple[Tensor, ...], Tensor]]
     contenders: dict[str, Callable[..., Tensor]]
-    limits: dict[str, Callable[..., Tensor]] | None = None
+    limits: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
     flops: Callable[[Any], float] | None = None
 
     def contender_params(self) -> list:
         """For `pytest.mark.parametrize("contender", …)`."""
         clock = pytest.mark.benchmark(timer=compiled.replay_clock)
-        return [*self.contenders, *(self.limits or {}), pytest.param(COMPILED, marks=clock)]
+        return [*self.contenders, *self.limits, pytest.param(COMPILED, marks=clock)]
 
 
 def moved_bytes(inputs: tuple[Tensor, ...], grad: Tensor, direction: str) -> int:
@@ -108,7 +108,9 @@ def measure(benchmark, operator: Operator, shape: Any, direction: str, dtype: st
         check(results)
         compiled.replay(benchmark, times)
         return
-    function = (operator.limits or {}).get(contender) or operator.contenders[contender]
     if contender in operator.contenders:
+        function = operator.contenders[contender]
         check(run(function, shape, inputs, grad))
-    benchmark(run, function, shape, inputs, grad)
+        benchmark(run, function, shape, inputs, grad)
+    else:
+        benchmark(forward, operator.limits[contender], shape, inputs, grad)

@@ -38,5 +38,6 @@ def gemm_rate(dtype: torch.dtype) -> float:
 
 def describe() -> str:
     rates = [f"copy {copy_rate(LARGE_BYTES) / 1e9:.1f} GB/s, in cache {copy_rate(CACHED_BYTES) / 1e9:.1f} GB/s"]
-    rates += [f"GEMM {str(dtype)[6:]} {gemm_rate(dtype) / 1e9:.0f} GFLOP/s" for dtype in (torch.float32, torch.bfloat16)]
+    for dtype in (torch.float32, torch.bfloat16):
+        rates.append(f"GEMM {str(dtype)[6:]} {gemm_rate(dtype) / 1e9:.0f} GFLOP/s")
     return "; ".join(rates)
