@@ -147,12 +147,28 @@ MFFPA_INLINE Vector<Accumulator<T>> load(const T* from) {
   }
 }
 
+// Rounds to nearest even, lane by lane the same bits as from_accumulator.
 template <class T>
 MFFPA_INLINE void store(T* to, Vector<Accumulator<T>> v) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     std::memcpy(to, &v, sizeof(v));
+  } else if constexpr (__is_same(T, BFloat16)) {
+    typedef std::uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
+    typedef std::uint32_t Wide __attribute__((vector_size(kVectorBytes)));
+    const Wide u = bit_cast_to<Wide>(v);
+    const Wide rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    const Narrow narrow = __builtin_convertvector(v == v ? rounded : Wide{} + 0x7fc0u, Narrow);
+    std::memcpy(to, &narrow, sizeof(narrow));
   } else {
+#if defined(__AVX512F__)
+    const __m256i narrow = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(to, &narrow, sizeof(narrow));
+#elif defined(__AVX2__)
+    const __m128i narrow = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(to, &narrow, sizeof(narrow));
+#else
     for (int lane = 0; lane < kLanes<Accumulator<T>>; ++lane) to[lane] = from_accumulator<T>(v[lane]);
+#endif
   }
 }
 
