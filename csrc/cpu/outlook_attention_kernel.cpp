@@ -91,17 +91,17 @@ template <class P>
 struct Work {
   using T = typename P::T;
   using A = typename P::A;
-  using Spread = SpreadRows<T, P::kKernel>;
-  using Row = typename Spread::Row;
-  const Spread spread;
-  PaddedRows<Spread> padded;
-  alignas(kVectorBytes) A kernels[PaddedRows<Spread>::kHeads][P::kMaxKernelLanes];
-  explicit Work(const P& problem) : spread(problem) {}
+  using RowSet = RowsOf<T, P::kKernel>;
+  using Row = typename RowSet::Row;
+  const RowSet rows;
+  PaddedRows<RowSet> padded;
+  alignas(kVectorBytes) A kernels[PaddedRows<RowSet>::kHeads][P::kMaxKernelLanes];
+  explicit Work(const P& problem) : rows(problem) {}
 
   // Calls body(first_head, heads).
   template <class Body>
   MFFPA_INLINE void for_each_heads(const P& problem, Body body) {
-    constexpr std::int64_t most = PaddedRows<Spread>::kHeads;
+    constexpr std::int64_t most = PaddedRows<RowSet>::kHeads;
     for (std::int64_t head = 0; head < problem.s.heads; head += most)
       body(head, int(problem.s.heads - head < most ? problem.s.heads - head : most));
   }
@@ -115,7 +115,7 @@ void forward(const P& problem, typename P::T* output, ParallelFor parallel) {
     for_each_pixel(problem, begin, end, [&](const Neighbourhood& near, std::int64_t pixel, std::int64_t b) {
       prefetch_window<0>(problem, problem.logits, b, near.last_window);
       work.for_each_heads(problem, [&](std::int64_t first, int heads) {
-        collapse(problem, work.spread, near, problem.first_logit(b, first), heads, work.padded, work.kernels,
+        collapse(problem, work.rows, near, problem.first_logit(b, first), heads, work.padded, work.kernels,
                  [](auto&...) {});
         for (int head = 0; head < heads; ++head) {
           const std::int64_t at = pixel * problem.channels + (first + head) * s.head_dim;
@@ -134,8 +134,8 @@ void backward_logits(const P& problem, const T* grad_output, T* grad_logits, A* 
   const OutlookShape& s = problem.s;
   parallel_for(parallel, problem.pixels(), kPixelsPerTask, [&](std::int64_t begin, std::int64_t end) {
     Work<P> work(problem);
-    const auto& spread = work.spread;
-    alignas(kVectorBytes) A grad_kernels[PaddedRows<typename Work<P>::Spread>::kHeads][P::kMaxKernelLanes];
+    const auto& rows = work.rows;
+    alignas(kVectorBytes) A grad_kernels[PaddedRows<typename Work<P>::RowSet>::kHeads][P::kMaxKernelLanes];
     for_each_pixel(problem, begin, end, [&](const Neighbourhood& near, std::int64_t pixel, std::int64_t b) {
       prefetch_window<0>(problem, problem.logits, b, near.last_window);
       prefetch_window<1>(problem, grad_logits, b, near.last_window);
@@ -148,26 +148,26 @@ void backward_logits(const P& problem, const T* grad_output, T* grad_logits, A* 
           kernel_gradient(grad_output + at, problem.value + at, problem.channels, near, s.head_dim,
                           grad_kernels[head]);
         }
-        collapse(problem, spread, near, first_logit, heads, work.padded, work.kernels,
+        collapse(problem, rows, near, first_logit, heads, work.padded, work.kernels,
                  [&]<int N>(const HeadRow (&which)[N], const Row (&weight)[N], const Row (&keep)[N]) {
           // softmax backward: scale * s_j * (g_j - sum_k s_k g_k)
           Row grad[N];
           Vector<A> products[N];
           for (int k = 0; k < N; ++k) {
+            rows.collect(grad_kernels[which[k].head] + near.corner[which[k].row], grad[k]);
             products[k] = Vector<A>{};
-            for (int v = 0; v < spread.vectors(); ++v) {
-              const Vector<A> g = load(grad_kernels[which[k].head] + near.corner[which[k].row] + v * kLanes<A>);
-              grad[k][v] = spread.used[v] ? g * keep[k][v] : Vector<A>{};
+            for (int v = 0; v < rows.vectors(); ++v) {
+              grad[k][v] *= keep[k][v];
               products[k] += weight[k][v] * grad[k][v];
             }
           }
           A mean[N];
           horizontal_sums<N, A>(products, mean);
           for (int k = 0; k < N; ++k) {
-            for (int v = 0; v < spread.vectors(); ++v)
+            for (int v = 0; v < rows.vectors(); ++v)
               grad[k][v] = weight[k][v] * (grad[k][v] - broadcast(mean[k])) * problem.scale;
             const std::int64_t head_start = which[k].head * problem.elements() * problem.elements();
-            spread.store_row(grad_logits + first_logit + head_start + near.start[which[k].row], grad[k]);
+            rows.store_row(grad_logits + first_logit + head_start + near.start[which[k].row], grad[k]);
           }
         });
         for (int head = 0; head < heads; ++head) {
@@ -201,7 +201,7 @@ void zero_unused_rows(const P& problem, T* grad_logits, ParallelFor parallel) {
   });
 }
 
-// Sharing a window is mutual: the pixels that this one feeds are its neighbours, it lies at the opposite offset of them.
+// Sharing a window is mutual: the pixels that this one feeds are its neighbours, and it lies at the opposite offset.
 template <class P, class T = typename P::T, class A = typename P::A>
 void backward_value(const P& problem, const T* grad_output, const A* kernels, T* grad_value, ParallelFor parallel) {
   const OutlookShape& s = problem.s;

@@ -1,10 +1,10 @@
-// Softmax of rows of logits in the layout of the collapsed kernel, and their sum into it.
+// Softmax of rows of logits, and their sum into the collapsed kernel.
 // Included by outlook_attention_kernel.cpp alone, once per instruction set; see simd.h for the anonymous namespace.
 //
-// A row of K x K elements is spread over a run of lanes: element (jy, jx) at jy * (2K-1) + jx. Thus it adds to the
-// collapsed kernel, and takes its gradient from there, as one run that starts at the row's corner. K = 3:
-//   lane  0 1 2 3 4 5 6 7 8 9 10 11 12 13 ...
-//   j     0 1 2 . . 3 4 5 . .  6  7  8  .
+// A row of K x K elements is worked on as it lies in memory. To add to the collapsed kernel it is spread: element
+// (jy, jx) to lane jy * (2K-1) + jx, so that it is one run of lanes from the row's corner on. K = 3:
+//   lane  0 1 2 3 4 5 6 7 8 9 10 11 12
+//   j     0 1 2 . . 3 4 5 . .  6  7  8
 // The lanes in between hold 0.
 #pragma once
 
@@ -16,52 +16,78 @@
 namespace mffpa {
 namespace {
 
-// Spread rows of a Problem<T, K>.
+// Rows of a Problem<T, K>; the lanes behind the last element hold 0.
 template <class T_, int K>
-struct SpreadRows {
+struct RowsOf {
   using T = T_;
   using A = Accumulator<T>;
   using V = Vector<A>;
   using I = typename VectorOf<A>::integer;
   static constexpr int kSize = K ? K : kMaxKernel;
-  static constexpr int kMaxVectors = ((kSize - 1) * (2 * kSize - 1) + kSize + kLanes<A> - 1) / kLanes<A>;
-  static constexpr bool kOneVector = K == 3 && kMaxVectors == 1;
+  static constexpr int kMaxVectors = (kSize * kSize + kLanes<A> - 1) / kLanes<A>;
+  static constexpr int kMaxSpread = (kSize - 1) * (2 * kSize - 1) + kSize;
+  static constexpr bool kOneVector = K == 3 && kLanes<A> == 16;  // spread, too
   using Row = V[kMaxVectors];
 
   int runtime_kernel;
-  I used[kMaxVectors];  // -1 in the lanes of elements, 0 between them
+  I used[kMaxVectors];  // -1 in the lanes of elements, 0 behind them
+  I piece[kSize / kLanes<A> + 1];  // the same for one line of K elements
 
   int kernel() const { return K ? K : runtime_kernel; }
   int side() const { return 2 * kernel() - 1; }
-  int vectors() const { return ((kernel() - 1) * side() + kernel() + kLanes<A> - 1) / kLanes<A>; }
+  int elements() const { return kernel() * kernel(); }
+  int vectors() const { return (elements() + kLanes<A> - 1) / kLanes<A>; }
 
-  explicit SpreadRows(const Problem<T, K>& problem) : runtime_kernel(problem.kernel()) {
-    for (int lane = 0; lane < vectors() * kLanes<A>; ++lane)
-      used[lane / kLanes<A>][lane % kLanes<A>] = lane % side() < kernel() && lane / side() < kernel() ? -1 : 0;
+  explicit RowsOf(const Problem<T, K>& problem) : runtime_kernel(problem.kernel()) {
+    constexpr int L = kLanes<A>;
+    for (int lane = 0; lane < vectors() * L; ++lane) used[lane / L][lane % L] = lane < elements() ? -1 : 0;
+    for (int lane = 0; lane < (kSize / L + 1) * L; ++lane) piece[lane / L][lane % L] = lane < kernel() ? -1 : 0;
   }
 
+  MFFPA_INLINE int count(int v) const {  // of the elements in vector v
+    return elements() - v * kLanes<A> < kLanes<A> ? elements() - v * kLanes<A> : kLanes<A>;
+  }
   MFFPA_INLINE void load_row(const T* from, Row& row) const {
-    if constexpr (kOneVector) {
-      const V close = load_first(from, 9);  // 0 from lane 9 on
-      row[0] = __builtin_shufflevector(close, close, 0, 1, 2, 9, 9, 3, 4, 5, 9, 9, 6, 7, 8, 9, 9, 9);
-    } else {
-      alignas(kVectorBytes) A lanes[kMaxVectors * kLanes<A>];
-      for (int v = 0; v < vectors(); ++v) mffpa::store(lanes + v * kLanes<A>, V{});
-      for (int jy = 0; jy < kernel(); ++jy)
-        for (int jx = 0; jx < kernel(); ++jx) lanes[jy * side() + jx] = to_accumulator(*from++);
-      for (int v = 0; v < vectors(); ++v) row[v] = load(lanes + v * kLanes<A>);
+    for (int v = 0; v < vectors(); ++v) {
+      const T* at = from + v * kLanes<A>;
+      row[v] = count(v) == kLanes<A> ? load(at) : load_first(at, count(v));
+    }
+  }
+  MFFPA_INLINE void store_row(T* to, const Row& row) const {
+    for (int v = 0; v < vectors(); ++v) {
+      T* at = to + v * kLanes<A>;
+      if (count(v) == kLanes<A>) store(at, row[v]);
+      else store_first(at, row[v], count(v));
     }
   }
 
-  MFFPA_INLINE void store_row(T* to, const Row& row) const {
+  // Writes a row spread; up to one vector behind it becomes 0.
+  MFFPA_INLINE void spread(const Row& row, A* to) const {
     if constexpr (kOneVector) {
-      store_first(to, __builtin_shufflevector(row[0], row[0], 0, 1, 2, 5, 6, 7, 10, 11, 12, 3, 3, 3, 3, 3, 3, 3), 9);
+      store(to, __builtin_shufflevector(row[0], row[0], 0, 1, 2, 9, 9, 3, 4, 5, 9, 9, 6, 7, 8, 9, 9, 9));
     } else {
-      alignas(kVectorBytes) A lanes[kMaxVectors * kLanes<A>];
-      for (int v = 0; v < vectors(); ++v) mffpa::store(lanes + v * kLanes<A>, row[v]);
+      alignas(kVectorBytes) A close[(kMaxVectors + 2) * kLanes<A>];
+      for (int v = 0; v < vectors(); ++v) store(close + v * kLanes<A>, row[v]);
       for (int jy = 0; jy < kernel(); ++jy)
-        for (int jx = 0; jx < kernel(); ++jx) *to++ = from_accumulator<T>(lanes[jy * side() + jx]);
+        for (int jx = 0; jx < kernel(); jx += kLanes<A>)
+          store(to + jy * side() + jx,
+                piece[jx / kLanes<A>] ? load<A>(close + jy * kernel() + jx) : V{});
     }
+  }
+
+  // The opposite: takes a row from a run of lanes. Reads up to a vector behind it.
+  MFFPA_INLINE void collect(const A* from, Row& row) const {
+    if constexpr (kOneVector) {
+      const V run = load(from);
+      row[0] = __builtin_shufflevector(run, run, 0, 1, 2, 5, 6, 7, 10, 11, 12, 3, 3, 3, 3, 3, 3, 3);
+    } else {
+      alignas(kVectorBytes) A close[(kMaxVectors + 2) * kLanes<A>];
+      for (int jy = 0; jy < kernel(); ++jy)  // in rising order: what is written too far is written over
+        for (int jx = 0; jx < kernel(); jx += kLanes<A>)
+          store(close + jy * kernel() + jx, load(from + jy * side() + jx));
+      for (int v = 0; v < vectors(); ++v) row[v] = load(close + v * kLanes<A>);
+    }
+    for (int v = 0; v < vectors(); ++v) row[v] = used[v] ? row[v] : V{};
   }
 
   // softmax of scale * row, for N rows
@@ -95,16 +121,16 @@ struct SpreadRows {
 
 // Rows with zeros before and behind, so that their sum, each at its corner, is made of whole vectors. The rows of one
 // line, or for a small kernel those of a whole pixel and several heads, since only four rows at once keep the CPU busy.
-template <class Spread>
+template <class RowSet>
 struct alignas(kVectorBytes) PaddedRows {
-  using A = typename Spread::A;
-  static constexpr int kSize = Spread::kSize;
+  using A = typename RowSet::A;
+  static constexpr int kSize = RowSet::kSize;
   static constexpr bool kSmall = kSize == 3;
   static constexpr int kHeads = kSmall ? 8 : 1;
   static constexpr int kRows = kSmall ? kSize * kSize : kSize;
   static constexpr int kCorners = kSmall ? (kSize - 1) * 2 * kSize : kSize - 1;  // highest corner minus lowest
   static constexpr int kBefore = (kCorners + 2 * (kLanes<A> - 1)) / kLanes<A> * kLanes<A>;
-  static constexpr int kLength = 2 * kBefore + Spread::kMaxVectors * kLanes<A>;
+  static constexpr int kLength = 2 * kBefore + (RowSet::kMaxSpread + kLanes<A>) / kLanes<A> * kLanes<A>;
   A at[kHeads * kRows][kLength];
 
   PaddedRows() {
@@ -120,24 +146,25 @@ struct HeadRow {
 
 // kernels[head] = sum over the pixel's rows of softmax * mask, each at its corner, for `heads` heads of which the first
 // has its logits from first_logit on. Calls each_rows(which, softmax, keep) in between; keep is the mask, or ones.
-template <class P, class Spread, int kStride, class A = typename P::A, class EachRows>
-MFFPA_INLINE void collapse(const P& problem, const Spread& spread, const Neighbourhood& near, std::int64_t first_logit,
-                           int heads, PaddedRows<Spread>& padded, A (*kernels)[kStride], EachRows each_rows) {
+template <class P, class RowSet, int kStride, class A = typename P::A, class EachRows>
+MFFPA_INLINE void collapse(const P& problem, const RowSet& row_set, const Neighbourhood& near, std::int64_t first_logit,
+                           int heads, PaddedRows<RowSet>& padded, A (*kernels)[kStride], EachRows each_rows) {
   constexpr int L = kLanes<A>;
   const std::int64_t head_logits = problem.elements() * problem.elements();
   const auto softmax_rows = [&]<int N>(const HeadRow (&which)[N], int place) {
-    typename Spread::Row rows[N], keep[N];
+    typename RowSet::Row rows[N], keep[N];
     for (int k = 0; k < N; ++k) {
       const std::int64_t start = first_logit + which[k].head * head_logits + near.start[which[k].row];
-      spread.load_row(problem.logits + start, rows[k]);
-      if (problem.mask) spread.load_row(problem.mask + start, keep[k]);
-      else for (int v = 0; v < spread.vectors(); ++v) keep[k][v] = broadcast(A(1));
+      row_set.load_row(problem.logits + start, rows[k]);
+      if (problem.mask) row_set.load_row(problem.mask + start, keep[k]);
+      else for (int v = 0; v < row_set.vectors(); ++v) keep[k][v] = broadcast(A(1));
     }
-    spread.template softmax<N>(problem.scale, rows);
+    row_set.template softmax<N>(problem.scale, rows);
     each_rows(which, rows, keep);
-    for (int k = 0; k < N; ++k)
-      for (int v = 0; v < spread.vectors(); ++v)
-        store(padded.at[place + k] + padded.kBefore + v * L, rows[k][v] * keep[k][v]);
+    for (int k = 0; k < N; ++k) {
+      for (int v = 0; v < row_set.vectors(); ++v) rows[k][v] *= keep[k][v];
+      row_set.spread(rows[k], padded.at[place + k] + padded.kBefore);
+    }
   };
   for (int head = 0; head < heads; ++head)
     for (int d = 0; d < problem.offsets(); d += L) store(kernels[head] + d, Vector<A>{});
