@@ -33,8 +33,7 @@ class Shape:
 
 SHAPES = (
     *(Shape(32, 640, 232, channels_last, pool) for pool in (False, True) for channels_last in (False, True)),
-    *(Shape(*size, channels_last=True) for size in ((64, 320, 116), (64, 160, 58), (128, 80, 29), (256, 80, 29))),
-    Shape(256, 40, 14, channels_last=True),
+    *(Shape(*size, channels_last=True) for size in ((64, 320, 116), (64, 160, 58), (256, 80, 29))),
 )
 
 

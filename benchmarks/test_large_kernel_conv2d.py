@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from benchmarks.contenders import DIRECTIONS, Operator, measure
 from mffpa_ext import ops
 
 
@@ -31,8 +31,6 @@ class Shape:
 
 SHAPES = (
     Shape(1, 128, 256, 80, 29, 15),  # the large kernel of mffpa for a KSDD2 image, at 1/8
-    Shape(8, 128, 256, 80, 29, 15),
-    Shape(1, 64, 1024, 80, 29, 15),  # that of baseline
     Shape(1, 256, 64, 40, 14, 9),  # the widest branch of the pyramid
     Shape(1, 64, 64, 160, 58, 7),
     Shape(1, 32, 32, 56, 56, 31),
@@ -91,8 +89,7 @@ OPERATOR = Operator("large kernel", make_inputs, CONTENDERS, flops=flops)
 
 
 @pytest.mark.parametrize("contender", OPERATOR.contender_params())
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_large_kernel_conv2d(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
-    measure(benchmark, OPERATOR, shape, direction, dtype, contender)
+def test_large_kernel_conv2d(benchmark, shape: Shape, direction: str, contender: str) -> None:
+    measure(benchmark, OPERATOR, shape, direction, "float32", contender)  # half types are computed in float32, too

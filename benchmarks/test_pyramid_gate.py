@@ -1,24 +1,16 @@
-"""The pyramid's gate: compiled operators against the same in eager PyTorch, alone and as whole attentions.
+"""The pyramid's weights: compiled operators against the same in eager PyTorch, branch by branch as it is published."""
 
-    pytest benchmarks --benchmark-only -k pyramid_gate
-
-The attentions start from the branches' features as their convolutions leave them, one tensor each; ours concatenates
-them first, and that is timed too. Results are compared before anything is timed.
-"""
-
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from mffpa_ext import CoordinateAttention, _extension, ops
-from mffpa_ext.nn import SqueezeExcitation
+from benchmarks.contenders import DIRECTIONS, Operator, measure
+from mffpa_ext import ops
 
-BRANCHES = 4
-FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
-ALLOWED_ERROR = 1e-4  # relative to the largest value, against float64
+BRANCHES, HIDDEN, EPS = 4, 8, 1e-5
 
 
 @dataclass(frozen=True)
@@ -27,139 +19,113 @@ class Shape:
     channels: int  # of one branch
     height: int
     width: int
+    channels_last: bool = True
 
     def __str__(self) -> str:
-        return f"{self.batch}x{BRANCHES}x{self.channels}x{self.height}x{self.width}"
+        layout = "channels last" if self.channels_last else "contiguous"
+        return f"{self.batch}x{BRANCHES}x{self.channels}x{self.height}x{self.width} {layout}"
 
 
 SHAPES = (
-    Shape(1, 64, 40, 14),  # MFFPA's pyramid for a KSDD2 image
+    Shape(1, 64, 40, 14),  # mffpa's pyramid for a KSDD2 image
+    Shape(1, 64, 40, 14, channels_last=False),
     Shape(8, 64, 40, 14),
     Shape(1, 64, 160, 120),
 )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Tensors that gradients are taken for; what `features` are concatenated gives x."""
-
-    features: list[Tensor]
-    rows: Tensor
-    columns: Tensor
-    attention: nn.Module
-
-    def leaves(self) -> list[Tensor]:
-        return [*self.features, self.rows, self.columns, *self.attention.parameters()]
+def make_image(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    image = torch.randn(shape.batch, BRANCHES * shape.channels, shape.height, shape.width, generator=generator)
+    return image.to(dtype, memory_format=torch.channels_last if shape.channels_last else torch.contiguous_format)
 
 
-# ---- eager: branch by branch, as the published code ------------------------------------------------------------------
+# ---- directional means -----------------------------------------------------------------------------------------------
 
 
-def eager_gate(attention: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(attention, SqueezeExcitation):
-        means = x.mean(dim=(2, 3), keepdim=True)
-        return attention.fc2(attention.relu(attention.fc1(means))).sigmoid()
-    height, width = x.shape[2:]
-    means = torch.cat([x.mean(dim=3), x.mean(dim=2)], dim=2).unsqueeze(-1)
-    hidden = attention.act(attention.bn1(attention.conv1(means)))
-    by_row, by_column = hidden.split([height, width], dim=2)
-    return attention.conv_h(by_row).sigmoid() * attention.conv_w(by_column.transpose(2, 3)).sigmoid()
+def eager_means(shape: Shape, x: Tensor) -> Tensor:
+    return torch.cat([x.mean(dim=3), x.mean(dim=2)], dim=2)
 
 
-def eager_weighting(features: Sequence[Tensor], gates: Sequence[Tensor]) -> Tensor:
-    weights = torch.stack(list(gates), dim=1).softmax(dim=1)
-    return (torch.stack(list(features), dim=1) * weights).flatten(1, 2)
+def our_means(shape: Shape, x: Tensor) -> Tensor:
+    return torch.cat(ops.directional_means(x), dim=2)
 
 
-def eager_pyramid(inputs: Inputs) -> tuple[Tensor, ...]:
-    return (eager_weighting(inputs.features, [eager_gate(inputs.attention, x) for x in inputs.features]),)
+def make_means_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    grad = torch.randn(shape.batch, BRANCHES * shape.channels, shape.height + shape.width, generator=generator)
+    return (make_image(shape, dtype, generator),), grad.to(dtype)
 
 
-def eager_weights(inputs: Inputs) -> tuple[Tensor, ...]:
-    rows, columns = (logits.sigmoid().chunk(BRANCHES, dim=1) for logits in (inputs.rows, inputs.columns))
-    gates = [row.unsqueeze(3) * column.unsqueeze(2) for row, column in zip(rows, columns, strict=True)]
-    return (eager_weighting(inputs.features, gates),)
+# ---- gate ------------------------------------------------------------------------------------------------------------
 
 
-def eager_means(inputs: Inputs) -> tuple[Tensor, ...]:
-    return inputs.features[0].mean(dim=3), inputs.features[0].mean(dim=2)
+def eager_gate(shape: Shape, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    gate = rows.sigmoid().unsqueeze(3) * columns.sigmoid().unsqueeze(2)
+    weights = torch.stack(gate.chunk(BRANCHES, dim=1), dim=1).softmax(dim=1)
+    return (torch.stack(x.chunk(BRANCHES, dim=1), dim=1) * weights).flatten(1, 2)
 
 
-# ---- ours ------------------------------------------------------------------------------------------------------------
+def our_gate(shape: Shape, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return ops.pyramid_gate(x, rows, columns, BRANCHES)
 
 
-def our_pyramid(inputs: Inputs) -> tuple[Tensor, ...]:
-    return (inputs.attention.weigh_branches(torch.cat(inputs.features, dim=1), BRANCHES, last_first=False),)
+def make_gate_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    lines = (
+        torch.randn(shape.batch, BRANCHES * shape.channels, n, generator=generator).to(dtype)
+        for n in (shape.height, shape.width)
+    )
+    x, grad = make_image(shape, dtype, generator), make_image(shape, dtype, generator)
+    return (x, *lines), grad
 
 
-def our_weights(inputs: Inputs) -> tuple[Tensor, ...]:
-    return (ops.pyramid_gate(torch.cat(inputs.features, dim=1), inputs.rows, inputs.columns, BRANCHES),)
+# ---- the whole weight computation at inference -----------------------------------------------------------------------
 
 
-def our_means(inputs: Inputs) -> tuple[Tensor, ...]:
-    return ops.directional_means(inputs.features[0])
+def eager_attention(shape: Shape, x: Tensor, *p: Tensor) -> Tensor:
+    """p: conv1 weight and bias, BatchNorm weight, bias, mean and variance, conv_h and conv_w weight and bias."""
+
+    def gate(feature: Tensor) -> Tensor:
+        means = torch.cat([feature.mean(dim=3), feature.mean(dim=2)], dim=2).unsqueeze(3)
+        hidden = F.conv2d(means, p[0][:, :, None, None], p[1])
+        hidden = F.hardswish(F.batch_norm(hidden, p[4], p[5], p[2], p[3], eps=EPS))
+        rows, columns = hidden.split([shape.height, shape.width], dim=2)
+        row_gate = F.conv2d(rows, p[6][:, :, None, None], p[7]).sigmoid()
+        return row_gate * F.conv2d(columns.transpose(2, 3), p[8][:, :, None, None], p[9]).sigmoid()
+
+    features = x.chunk(BRANCHES, dim=1)
+    weights = torch.stack([gate(feature) for feature in features], dim=1).softmax(dim=1)
+    return (torch.stack(features, dim=1) * weights).flatten(1, 2)
 
 
-OPERATORS = {
-    "means": {"eager": eager_means, "ours": our_means},
-    "gate": {"eager": eager_weights, "ours": our_weights},
-    "coordinate": {"eager": eager_pyramid, "ours": our_pyramid},
-    "se": {"eager": eager_pyramid, "ours": our_pyramid},
-}
+def our_attention(shape: Shape, x: Tensor, *p: Tensor) -> Tensor:
+    return ops.pyramid_coordinate_attention(x, BRANCHES, *p[:6], EPS, *p[6:])
 
 
-def make_inputs(operator: str, shape: Shape, memory_format: torch.memory_format, dtype: torch.dtype) -> Inputs:
-    torch.manual_seed(0)
-    attention = (SqueezeExcitation if operator == "se" else CoordinateAttention)(shape.channels).to(dtype)
-    image = (shape.batch, shape.channels, shape.height, shape.width)
-    if operator == "means":  # all branches at once
-        image = (shape.batch, BRANCHES * shape.channels, shape.height, shape.width)
-    features = [torch.randn(image).to(dtype).contiguous(memory_format=memory_format) for _ in range(BRANCHES)]
-    lines = (torch.randn(shape.batch, BRANCHES * shape.channels, n).to(dtype) for n in (shape.height, shape.width))
-    inputs = Inputs(features, *lines, attention)
-    for leaf in inputs.leaves():
-        leaf.requires_grad_()
-    return inputs
+def make_attention_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    c = shape.channels
+    sizes = ((HIDDEN, c), (HIDDEN,), (HIDDEN,), (HIDDEN,), (HIDDEN,), (HIDDEN,), (c, HIDDEN), (c,), (c, HIDDEN), (c,))
+    p = [torch.randn(size, generator=generator).to(dtype) for size in sizes]
+    p[5] = p[5].abs() + 0.5
+    x, grad = make_image(shape, dtype, generator), make_image(shape, dtype, generator)
+    return (x, *p), grad
 
 
-def inference(function: Callable, inputs: Inputs) -> tuple[Tensor, ...]:
-    inputs.attention.eval()
-    with torch.no_grad():
-        return function(inputs)
+MEANS = Operator("directional means", make_means_inputs, {"eager": eager_means, "ours": our_means})
+GATE = Operator("pyramid gate", make_gate_inputs, {"eager": eager_gate, "ours": our_gate})
+ATTENTION = Operator("pyramid attention", make_attention_inputs, {"eager": eager_attention, "ours": our_attention})
 
 
-def forward(function: Callable, inputs: Inputs) -> tuple[Tensor, ...]:
-    """In training mode, with what the backward pass needs."""
-    return function(inputs)
-
-
-def forward_backward(function: Callable, inputs: Inputs) -> tuple[Tensor, ...]:
-    results = function(inputs)
-    return *results, *torch.autograd.grad(results, inputs.leaves(), results, allow_unused=True)
-
-
-DIRECTIONS = {"inference": inference, "forward": forward, "forward plus backward": forward_backward}
-
-
-def assert_right(results: tuple[Tensor | None, ...], exact: tuple[Tensor | None, ...]) -> None:
-    for result, expected in zip(results, exact, strict=True):
-        if expected is not None:
-            error = (result.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-3)
-            assert error <= ALLOWED_ERROR, f"wrong result, so no time: relative error {error:.3g}"
-
-
-@pytest.mark.parametrize("contender", ("eager", "ours"))
-@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("contender", GATE.contender_params())
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_pyramid_gate(benchmark, operator: str, shape: Shape, direction: str, memory_format: str, contender: str):
-    if not _extension.is_compiled():
-        pytest.skip(f"compiled kernels are missing: {_extension.missing_reason()}")
-    run, function = DIRECTIONS[direction], OPERATORS[operator][contender]
-    inputs = make_inputs(operator, shape, FORMATS[memory_format], torch.float32)
-    exact = make_inputs(operator, shape, FORMATS[memory_format], torch.float64)
-    assert_right(run(function, inputs), run(OPERATORS[operator]["eager"], exact))
-    benchmark.group = f"pyramid gate, {operator}, {shape}, {direction}, {memory_format}"
-    benchmark.extra_info.update(contender=contender, threads=torch.get_num_threads(), isa=_extension.cpu_isa())
-    benchmark(run, function, inputs)
+@pytest.mark.parametrize("operator", [MEANS, GATE], ids=lambda operator: operator.name)
+def test_gate(benchmark, operator: Operator, shape: Shape, direction: str, contender: str) -> None:
+    measure(benchmark, operator, shape, direction, "float32", contender)
+
+
+@pytest.mark.parametrize("contender", ATTENTION.contender_params())
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_attention_at_inference(benchmark, shape: Shape, contender: str) -> None:
+    measure(benchmark, ATTENTION, shape, "forward", "float32", contender)
