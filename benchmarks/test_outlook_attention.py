@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
@@ -41,6 +42,29 @@ def eager(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
     return reference.outlook_attention(value, logits, None, shape.heads, KERNEL_SIZE, shape.stride, PADDING, scale)
 
 
+def same_algorithm(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
+    """One kernel of (2K-1)^2 offsets per pixel, as ours, in eager PyTorch."""
+    k, s = KERNEL_SIZE, shape.stride
+    batch, grid_height, grid_width = logits.shape[:3]
+    scale = (shape.channels // shape.heads) ** -0.5
+    rows = (logits * scale).view(batch, grid_height, grid_width, shape.heads, k * k, k * k).softmax(-1)
+    rows = rows.view(batch, grid_height, grid_width, shape.heads, k, k, k, k)
+    sizes = [max(s * n + k, PADDING + size) for n, size in ((grid_height, shape.height), (grid_width, shape.width))]
+    kernels = value.new_zeros(batch, *sizes, shape.heads, 2 * k - 1, 2 * k - 1)
+    for i in range(k):
+        for j in range(k):
+            pixels = kernels[:, i : i + s * grid_height : s, j : j + s * grid_width : s]
+            pixels[..., k - 1 - i : 2 * k - 1 - i, k - 1 - j : 2 * k - 1 - j] += rows[..., i, j, :, :]
+    kernels = kernels[:, PADDING : PADDING + shape.height, PADDING : PADDING + shape.width]
+    padded = F.pad(value, (0, 0, k - 1, k - 1, k - 1, k - 1))
+    y = torch.zeros_like(value).view(*value.shape[:3], shape.heads, -1)
+    for i in range(2 * k - 1):
+        for j in range(2 * k - 1):
+            shifted = padded[:, i : i + shape.height, j : j + shape.width]
+            y = y + kernels[..., i, j, None] * shifted.reshape(y.shape)
+    return y.flatten(3)
+
+
 def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
     """Value and logits; the gradient of the output."""
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +75,7 @@ def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], T
     return (value, logits), grad
 
 
-OPERATOR = Operator("outlook attention", make_inputs, {"eager": eager, "ours": ours})
+OPERATOR = Operator("outlook attention", make_inputs, {"eager": eager, "same algorithm": same_algorithm, "ours": ours})
 
 
 @pytest.mark.parametrize("contender", OPERATOR.contender_params())

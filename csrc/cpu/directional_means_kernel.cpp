@@ -7,16 +7,10 @@ namespace {
 
 void means(DType dtype, const PlaneShape& shape, const void* x, void* by_row, void* by_column, void* workspace,
            ParallelFor parallel) {
-  const auto call = [&]<class T>() {
+  with_element_type(dtype, [&]<class T>() {
     directional_means_of(shape, static_cast<const T*>(x), static_cast<T*>(by_row), static_cast<T*>(by_column),
                          static_cast<Accumulator<T>*>(workspace), parallel);
-  };
-  switch (dtype) {
-    case DType::kFloat32: return call.template operator()<float>();
-    case DType::kFloat64: return call.template operator()<double>();
-    case DType::kFloat16: return call.template operator()<Half>();
-    case DType::kBFloat16: return call.template operator()<BFloat16>();
-  }
+  });
 }
 
 }  // namespace

@@ -232,15 +232,9 @@ void run(const PlaneShape& shape, const FeatureNormOptions& options, const void*
 void backward(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options, const void* grad_y,
               const void* x, const void* weight, const void* bias, const void* statistics, void* grad_x,
               void* grad_weight, void* grad_bias, void* workspace, ParallelFor parallel) {
-  const auto call = [&]<class T>() {
+  with_element_type(dtype, [&]<class T>() {
     run<T>(shape, options, grad_y, x, weight, bias, statistics, grad_x, grad_weight, grad_bias, workspace, parallel);
-  };
-  switch (dtype) {
-    case DType::kFloat32: return call.template operator()<float>();
-    case DType::kFloat64: return call.template operator()<double>();
-    case DType::kFloat16: return call.template operator()<Half>();
-    case DType::kBFloat16: return call.template operator()<BFloat16>();
-  }
+  });
 }
 
 }  // namespace

@@ -209,12 +209,9 @@ void run(const PlaneShape& shape, const FeatureNormOptions& options, const void*
 
 void forward(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options, const void* x,
              const void* weight, const void* bias, void* y, void* statistics, void* workspace, ParallelFor parallel) {
-  switch (dtype) {
-    case DType::kFloat32: return run<float>(shape, options, x, weight, bias, y, statistics, workspace, parallel);
-    case DType::kFloat64: return run<double>(shape, options, x, weight, bias, y, statistics, workspace, parallel);
-    case DType::kFloat16: return run<Half>(shape, options, x, weight, bias, y, statistics, workspace, parallel);
-    case DType::kBFloat16: return run<BFloat16>(shape, options, x, weight, bias, y, statistics, workspace, parallel);
-  }
+  with_element_type(dtype, [&]<class T>() {
+    run<T>(shape, options, x, weight, bias, y, statistics, workspace, parallel);
+  });
 }
 
 }  // namespace

@@ -230,12 +230,7 @@ void with_kernel_size(const OutlookShape& s, double scale, const void* value, co
 template <class Body>
 void with_problem(DType dtype, const OutlookShape& s, double scale, const void* value, const void* logits,
                   const void* mask, Body body) {
-  switch (dtype) {
-    case DType::kFloat32: return with_kernel_size<float>(s, scale, value, logits, mask, body);
-    case DType::kFloat64: return with_kernel_size<double>(s, scale, value, logits, mask, body);
-    case DType::kFloat16: return with_kernel_size<Half>(s, scale, value, logits, mask, body);
-    case DType::kBFloat16: return with_kernel_size<BFloat16>(s, scale, value, logits, mask, body);
-  }
+  with_element_type(dtype, [&]<class T>() { with_kernel_size<T>(s, scale, value, logits, mask, body); });
 }
 
 void forward_any(DType dtype, const OutlookShape& s, double scale, const void* value, const void* logits,

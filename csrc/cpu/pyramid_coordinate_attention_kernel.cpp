@@ -124,12 +124,7 @@ void run(const PlaneShape& s, const GateOptions& options, const void* x, const C
 
 void attention(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* x,
                const CoordinateWeights& weights, void* y, void* workspace, ParallelFor parallel) {
-  switch (dtype) {
-    case DType::kFloat32: return run<float>(shape, options, x, weights, y, workspace, parallel);
-    case DType::kFloat64: return run<double>(shape, options, x, weights, y, workspace, parallel);
-    case DType::kFloat16: return run<Half>(shape, options, x, weights, y, workspace, parallel);
-    case DType::kBFloat16: return run<BFloat16>(shape, options, x, weights, y, workspace, parallel);
-  }
+  with_element_type(dtype, [&]<class T>() { run<T>(shape, options, x, weights, y, workspace, parallel); });
 }
 
 }  // namespace

@@ -197,16 +197,10 @@ void run(const PlaneShape& s, const GateOptions& options, const void* grad_y, co
 void backward(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* grad_y, const void* x,
               const void* row_logits, std::int64_t row_size, const void* column_logits, void* grad_x, void* grad_rows,
               void* grad_columns, void* workspace, ParallelFor parallel) {
-  const auto call = [&]<class T>() {
+  with_element_type(dtype, [&]<class T>() {
     run<T>(shape, options, grad_y, x, row_logits, row_size, column_logits, grad_x, grad_rows, grad_columns, workspace,
            parallel);
-  };
-  switch (dtype) {
-    case DType::kFloat32: return call.template operator()<float>();
-    case DType::kFloat64: return call.template operator()<double>();
-    case DType::kFloat16: return call.template operator()<Half>();
-    case DType::kBFloat16: return call.template operator()<BFloat16>();
-  }
+  });
 }
 
 }  // namespace

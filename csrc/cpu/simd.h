@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "dtype.h"
 #include <utility>
 
 #if defined(__F16C__)
@@ -94,6 +96,17 @@ MFFPA_INLINE Half from_accumulator<Half>(float x) {
   }
   return {std::uint16_t(sign | ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13))};
 #endif
+}
+
+// Calls body.operator()<T>() with the element type that `dtype` names.
+template <class Body>
+void with_element_type(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat32: return body.template operator()<float>();
+    case DType::kFloat64: return body.template operator()<double>();
+    case DType::kFloat16: return body.template operator()<Half>();
+    case DType::kBFloat16: return body.template operator()<BFloat16>();
+  }
 }
 
 // ---- vectors ----------------------------------------------------------------------------------------------------
