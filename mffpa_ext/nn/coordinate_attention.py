@@ -62,8 +62,15 @@ class CoordinateAttention(nn.Module):
         return ops.pyramid_gate(x, row_logits, column_logits, branches)
 
     def _runs_fused(self, x: Tensor) -> bool:
-        """Whether nothing but the result is asked for: no gradient, no statistics, no hook on a layer."""
+        """Whether nothing but the result is asked for (no gradient, no statistics, no hook on a layer) of the layers
+        that the fused operator knows: some may have been replaced."""
         layers = (self.conv1, self.bn1, self.act, self.conv_h, self.conv_w)
+        kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Hardswish, nn.Conv2d, nn.Conv2d)
+        if any(type(layer) is not kind for layer, kind in zip(layers, kinds, strict=True)):
+            return False
+        used = (layer.bias for layer in (self.conv1, self.bn1, self.conv_h, self.conv_w))
+        if any(tensor is None for tensor in (*used, self.bn1.running_mean)):
+            return False
         needs_gradient = torch.is_grad_enabled() and (
             x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )

@@ -19,6 +19,11 @@ def use_compiled(*tensors: Tensor) -> bool:
     if requested == "reference":
         return False
     devices = {tensor.device.type for tensor in tensors}
+    if is_transformed():
+        if requested == "compiled":
+            raise RuntimeError("MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: torch.func transforms and "
+                               "forward-mode derivatives need it")
+        return False
     # On the meta device the compiled operator's fake kernel computes the shapes.
     served = _extension.is_compiled() and (
         devices <= {"cpu", "meta"} or (devices == {"cuda"} and _extension.has_cuda_kernels())
@@ -31,6 +36,16 @@ def use_compiled(*tensors: Tensor) -> bool:
     if _extension.is_compiled() and not torch.compiler.is_compiling():
         _warn_once(_reason(devices))
     return False
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is active, which compiled operators lack.
+
+    They would drop the tangents silently. While torch.compile traces, it asks the operators itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _reason(devices: set[str]) -> str:

@@ -61,12 +61,12 @@ def transforms(tile: tuple[int, int], kernel: tuple[int, int], dtype: torch.dtyp
 
     def waves(count: int, size: int) -> tuple[Tensor, Tensor]:
         angles = [[2 * math.pi * (i * j % size) / size for j in range(size)] for i in range(count)]
-        angle = torch.tensor(angles, dtype=torch.float64)
+        angle = torch.tensor(angles, dtype=torch.float64, device="cpu")  # whatever the default is
         return angle.cos(), angle.sin()
 
     cos, sin = waves(f, m)
     columns = torch.stack([cos, -sin], 1).reshape(2 * f, m)
-    weight = torch.full((f,), 2.0, dtype=torch.float64)  # a frequency stands for its mirror image as well, but for
+    weight = torch.full_like(cos[:, 0], 2.0)  # a frequency stands for its mirror image as well, but for
     weight[0] = 1  # the constant
     if m % 2 == 0:
         weight[-1] = 1  # and the highest of an even width

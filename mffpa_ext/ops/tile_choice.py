@@ -33,6 +33,7 @@ class Shape(NamedTuple):
     height: int
     width: int
     kernel: tuple[int, int]
+    element: int = 4  # bytes of a number
 
 
 def spectrum_bytes(channels: int, out_channels: int, tile: tuple[int, int], element: int = 4) -> int:
@@ -106,7 +107,7 @@ def choose_tile(
     best, best_cost = None, MARGIN * direct_cost(shape) / direct_speed
     for n in lengths(shape.height, kernel[0]):
         for m in lengths(shape.width, kernel[1]):
-            held = spectrum_bytes(shape.channels, shape.out_channels if cached else 1, (n, m))
+            held = spectrum_bytes(shape.channels, shape.out_channels if cached else 1, (n, m), shape.element)
             if max(n, m) > MAX_TILE or held > memory_limit:
                 continue
             cost = frequency_cost(shape, (n, m), cached)

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mffpa_ext import ops
@@ -88,6 +90,33 @@ def check_all() -> None:
     """Runs in the child."""
     for case, dtype, layout, hidden in itertools.product(CASES, DTYPES, LAYOUTS, HIDDEN):
         check(case, dtype, layout, hidden)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_shape_and_layout(data: st.DataObject) -> None:
+    size = st.integers(1, 21)
+    case = Case(
+        data.draw(st.integers(0, 3)), data.draw(st.integers(1, 5)), data.draw(size), data.draw(size), data.draw(size),
+        data.draw(st.booleans()),
+    )  # fmt: skip
+    dtype, order = data.draw(st.sampled_from(DTYPES)), data.draw(st.permutations(range(4)))
+    x = make(case, dtype)[0]
+    x = x.permute(*order).contiguous().permute(*[order.index(d) for d in range(4)])
+    p = parameters(case.channels, data.draw(st.integers(1, 12)), dtype)
+    exact = by_formula(x.double(), case, {name: tensor.double() for name, tensor in p.items()})
+    assert_as_exact_as_naive([ours(x, case, p)], [by_formula(x, case, p)], [exact], (case, dtype, order))
+
+
+def test_gradcheck() -> None:
+    case = Case(1, 2, 3, 4, 3)
+    x, p = make(case, torch.float64)[0].requires_grad_(), parameters(3, 2, torch.float64)
+    learned = [name for name in p if name not in ("bn_mean", "bn_var")]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return ours(x, case, {**p, **dict(zip(learned, values, strict=True))})
+
+    assert torch.autograd.gradcheck(run, (x, *(p[name].requires_grad_() for name in learned)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
