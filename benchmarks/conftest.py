@@ -1,11 +1,14 @@
-"""Micro-benchmarks: `pytest benchmarks --benchmark-only`. Prints the ratios of the medians after the tables of times.
+"""Micro-benchmarks: `pytest benchmarks --benchmark-only`; `-k "not compile"` leaves out torch.compile, which is slow.
 
-A benchmark takes part when it sets `benchmark.group` and `benchmark.extra_info["contender"]` to "eager" or "ours".
+After pytest-benchmark's tables of times comes a summary: for every group and contender the median, how many times
+faster than eager that is, the achieved rate, and its share of what this machine reaches at a copy or a matrix product.
+`--benchmark-json FILE` stores the same. A fair figure needs an idle machine: look at the quartiles in the tables.
 """
 
 import pytest
 
-BASELINE, CANDIDATE = "eager", "ours"
+from benchmarks import machine
+from benchmarks.contenders import BASELINE, failures
 
 
 def by_group(benchmarks: list) -> dict[str, dict[str, object]]:
@@ -18,24 +21,46 @@ def by_group(benchmarks: list) -> dict[str, dict[str, object]]:
     return groups
 
 
-def ratio_lines(benchmarks: list) -> list[str]:
-    rows = []
-    for group, entries in by_group(benchmarks).items():
-        if {BASELINE, CANDIDATE} <= entries.keys():
-            slow, fast = (entries[name].stats.median for name in (BASELINE, CANDIDATE))
-            rows.append((group, f"{slow * 1e3:.3f}", f"{fast * 1e3:.3f}", f"{slow / fast:.1f}x"))
-    if not rows:
-        return []
-    table = [("medians", f"{BASELINE} ms", f"{CANDIDATE} ms", "ratio"), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
+def figures(entry, entries: dict) -> dict[str, float]:
+    """What is derived from the medians: times faster than the group's eager, achieved rate, share of the machine's."""
+    seconds, info = entry.stats.median, entry.extra_info
+    derived = {"rate": info["work"] / seconds, "share": info["work"] / seconds / info["limit"]}
+    if BASELINE in entries:
+        derived["times_eager"] = entries[BASELINE].stats.median / seconds
+    return derived
+
+
+def summary_lines(benchmarks: list) -> list[str]:
+    groups = by_group(benchmarks)
+    lines = []
+    for group in dict.fromkeys([*groups, *failures]):
+        lines.append(group)
+        entries = groups.get(group, {})
+        for contender, entry in entries.items():
+            got = figures(entry, entries)
+            times = f"{got['times_eager']:6.1f}x" if "times_eager" in got else " " * 7
+            rate = f"{got['rate'] / 1e9:8.1f} {entry.extra_info['unit']:7}  {got['share']:5.0%}"
+            lines.append(f"  {contender:22} {entry.stats.median * 1e3:10.3f} ms  {times}  {rate}")
+        lines += [f"  {contender:22} {reason}" for contender, reason in failures.get(group, {}).items()]
+    return lines
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output_json: dict) -> None:
+    groups = by_group(benchmarks)
+    stored = {entry["fullname"]: entry for entry in output_json["benchmarks"]}
+    for entries in groups.values():
+        for entry in entries.values():
+            stored[entry.fullname]["extra_info"].update(figures(entry, entries))
+    output_json["failures"] = failures
+    output_json["machine_info"]["rates"] = machine.describe()
 
 
 @pytest.hookimpl(trylast=True)  # after the tables of pytest-benchmark
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    lines = ratio_lines(session.benchmarks) if session else []
-    if lines:
+    lines = summary_lines(session.benchmarks) if session else []
+    if lines and session.benchmarks:
         info = session.benchmarks[0].extra_info
-        terminalreporter.section(f"{CANDIDATE} against {BASELINE}: {info['threads']} thread(s), {info['isa']}")
+        terminalreporter.section(f"median, times faster than {BASELINE}, rate and share of this machine's")
+        terminalreporter.write_line(f"{info['threads']} thread(s), {info['isa']}; {machine.describe()}")
         terminalreporter.write_line("\n".join(lines))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mffpa_ext.models import DefectNetwork
-from mffpa_ext.models.blocks import ConvBlock
 from mffpa_ext.nn import FeatureNorm2d, LargeKernelConv2d
 
 
@@ -18,14 +18,16 @@ class TextbookFeatureNorm(nn.Module):
 
     def __init__(self, norm: FeatureNorm2d) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps, self.relu = norm.weight, norm.bias, norm.eps, norm.relu
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.relu, self.pool = norm.relu, norm.pool
 
     def forward(self, x: Tensor) -> Tensor:
         mean, std = x.mean(dim=(2, 3), keepdim=True), x.std(dim=(2, 3), keepdim=True)
         y = self.weight[:, None, None] * ((x - mean) / torch.sqrt(std + self.eps))
         if self.bias is not None:
             y = y + self.bias[:, None, None]
-        return y.relu() if self.relu else y
+        y = y.relu() if self.relu else y
+        return F.max_pool2d(y, 2) if self.pool else y
 
 
 def as_published(network: DefectNetwork) -> DefectNetwork:
@@ -35,10 +37,7 @@ def as_published(network: DefectNetwork) -> DefectNetwork:
 
 def _replace(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
-        if isinstance(child, ConvBlock):
-            parts = [_direct(child.conv), TextbookFeatureNorm(child.norm)]
-            setattr(module, name, nn.Sequential(*parts, *([nn.MaxPool2d(2)] if child.pool else [])))
-        elif isinstance(child, FeatureNorm2d):
+        if isinstance(child, FeatureNorm2d):
             setattr(module, name, TextbookFeatureNorm(child))
         elif isinstance(child, nn.Conv2d):
             setattr(module, name, _direct(child))

@@ -1,4 +1,4 @@
-"""Large-kernel convolution: overlap-save with a kept spectrum against the direct convolution, and torch.fft."""
+"""Large-kernel convolution: overlap-save with a kept spectrum against the direct convolution."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from benchmarks.contenders import DIRECTIONS, Operator, measure
 from mffpa_ext import ops
 
 
@@ -31,8 +31,6 @@ class Shape:
 
 SHAPES = (
     Shape(1, 128, 256, 80, 29, 15),  # the large kernel of mffpa for a KSDD2 image, at 1/8
-    Shape(8, 128, 256, 80, 29, 15),
-    Shape(1, 64, 1024, 80, 29, 15),  # that of baseline
     Shape(1, 256, 64, 40, 14, 9),  # the widest branch of the pyramid
     Shape(1, 64, 64, 160, 58, 7),
     Shape(1, 32, 32, 56, 56, 31),
@@ -56,15 +54,6 @@ def ours(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
     return ops.large_kernel_conv2d(x, weight, None, shape.padding, _kept[shape][1], tile)
 
 
-def whole_image_fft(shape: Shape, x: Tensor, weight: Tensor) -> Tensor:
-    """The same theorem by torch.fft, without tiles: what is quickly written by hand."""
-    size = [n + shape.kernel - 1 for n in (shape.height, shape.width)]
-    image, kernel = torch.fft.rfft2(x.float(), s=size), torch.fft.rfft2(weight.float().flip(2, 3), s=size)
-    y = torch.fft.irfft2(torch.einsum("bchw,ochw->bohw", image, kernel), s=size)
-    first = shape.kernel // 2
-    return y[:, :, first : first + shape.height, first : first + shape.width].to(x.dtype)
-
-
 def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
     """Image and weight, channels last; the gradient of the output."""
     generator = torch.Generator().manual_seed(0)
@@ -86,13 +75,13 @@ def flops(shape: Shape) -> float:
     return 2 * pixels * shape.channels * shape.out_channels * shape.kernel**2
 
 
-CONTENDERS = {"eager": eager, "ours": ours, "torch.fft, whole image": whole_image_fft}
-OPERATOR = Operator("large kernel", make_inputs, CONTENDERS, flops=flops)
+OPERATOR = Operator("large kernel", make_inputs, {"eager": eager, "ours": ours}, flops=flops)
 
 
 @pytest.mark.parametrize("contender", OPERATOR.contender_params())
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_large_kernel_conv2d(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
-    measure(benchmark, OPERATOR, shape, direction, dtype, contender)
+def test_large_kernel_conv2d(benchmark, shape: Shape, direction: str, contender: str) -> None:
+    if shape.kernel > 15 and direction != "forward":
+        pytest.skip("the direct backward pass takes oneDNN ten seconds")
+    measure(benchmark, OPERATOR, shape, direction, "float32", contender)  # half types are computed in float32, too

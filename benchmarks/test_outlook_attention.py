@@ -1,24 +1,17 @@
-"""Outlook attention: the compiled kernel against unfold-softmax-matmul-fold, forward and forward plus backward.
+"""Outlook attention: the compiled kernel against unfold-softmax-matmul-fold, forward and forward plus backward."""
 
-    pytest benchmarks --benchmark-only
-
-Both run in one process, on the same tensors and number of threads; results are compared before anything is timed. The
-table at the end gives the ratio of the medians. A fair figure needs an idle machine: look at the quartiles above it.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mffpa_ext import _extension, ops
+from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from mffpa_ext import ops
 from mffpa_ext.ops import reference
 
 KERNEL_SIZE, PADDING = 3, 1
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ALLOWED_ERROR = {torch.float32: 1e-5, torch.bfloat16: 3e-2}  # relative to the largest value, against float64
 
 
 @dataclass(frozen=True)
@@ -49,51 +42,45 @@ def eager(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
     return reference.outlook_attention(value, logits, None, shape.heads, KERNEL_SIZE, shape.stride, PADDING, scale)
 
 
-CONTENDERS = {"eager": eager, "ours": ours}
+def same_algorithm(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
+    """One kernel of (2K-1)^2 offsets per pixel, as ours, in eager PyTorch."""
+    k, s = KERNEL_SIZE, shape.stride
+    batch, grid_height, grid_width = logits.shape[:3]
+    scale = (shape.channels // shape.heads) ** -0.5
+    rows = (logits * scale).view(batch, grid_height, grid_width, shape.heads, k * k, k * k).softmax(-1)
+    rows = rows.view(batch, grid_height, grid_width, shape.heads, k, k, k, k)
+    sizes = [max(s * n + k, PADDING + size) for n, size in ((grid_height, shape.height), (grid_width, shape.width))]
+    kernels = value.new_zeros(batch, *sizes, shape.heads, 2 * k - 1, 2 * k - 1)
+    for i in range(k):
+        for j in range(k):
+            pixels = kernels[:, i : i + s * grid_height : s, j : j + s * grid_width : s]
+            pixels[..., k - 1 - i : 2 * k - 1 - i, k - 1 - j : 2 * k - 1 - j] += rows[..., i, j, :, :]
+    kernels = kernels[:, PADDING : PADDING + shape.height, PADDING : PADDING + shape.width]
+    padded = F.pad(value, (0, 0, k - 1, k - 1, k - 1, k - 1))
+    y = torch.zeros_like(value).view(*value.shape[:3], shape.heads, -1)
+    for i in range(2 * k - 1):
+        for j in range(2 * k - 1):
+            shifted = padded[:, i : i + shape.height, j : j + shape.width]
+            y = y + kernels[..., i, j, None] * shifted.reshape(y.shape)
+    return y.flatten(3)
 
 
-def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, logits and the gradient of the output."""
+def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Value and logits; the gradient of the output."""
     generator = torch.Generator().manual_seed(0)
     grid = [-(-size // shape.stride) for size in (shape.height, shape.width)]
     image = (shape.batch, shape.height, shape.width, shape.channels)
     sizes = (image, (shape.batch, *grid, shape.heads * KERNEL_SIZE**4), image)
-    return tuple(torch.randn(size, generator=generator).to(dtype) for size in sizes)
+    value, logits, grad = (torch.randn(size, generator=generator).to(dtype) for size in sizes)
+    return (value, logits), grad
 
 
-def forward(function: Callable, shape: Shape, value: Tensor, logits: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        return (function(shape, value, logits),)
+OPERATOR = Operator("outlook attention", make_inputs, {"eager": eager, "same algorithm": same_algorithm, "ours": ours})
 
 
-def forward_backward(
-    function: Callable, shape: Shape, value: Tensor, logits: Tensor, grad: Tensor
-) -> tuple[Tensor, ...]:
-    value, logits = value.detach().requires_grad_(), logits.detach().requires_grad_()
-    y = function(shape, value, logits)
-    return y, *torch.autograd.grad(y, (value, logits), grad)
-
-
-DIRECTIONS = {"forward": forward, "forward plus backward": forward_backward}
-
-
-def assert_right(results: tuple[Tensor, ...], exact: tuple[Tensor, ...], dtype: torch.dtype) -> None:
-    for result, expected in zip(results, exact, strict=True):
-        error = (result.double() - expected).abs().max() / expected.abs().max()
-        assert error <= ALLOWED_ERROR[dtype], f"wrong result, so no time: relative error {error:.3g}"
-
-
-@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("contender", OPERATOR.contender_params())
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_outlook_attention(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
-    if not _extension.is_compiled():
-        pytest.skip(f"compiled kernels are missing: {_extension.missing_reason()}")
-    run, function = DIRECTIONS[direction], CONTENDERS[contender]
-    inputs = make_inputs(shape, DTYPES[dtype])
-    exact = run(eager, shape, *(tensor.double() for tensor in inputs))
-    assert_right(run(function, shape, *inputs), exact, DTYPES[dtype])
-    benchmark.group = f"outlook attention, {shape}, {direction}, {dtype}"
-    benchmark.extra_info.update(contender=contender, threads=torch.get_num_threads(), isa=_extension.cpu_isa())
-    benchmark(run, function, shape, *inputs)
+    measure(benchmark, OPERATOR, shape, direction, dtype, contender)

@@ -7,20 +7,14 @@
 // mean = high + low (a single float cannot hold the mean of a plane far from 0 closely enough) and std.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "dtype.h"
 #include "parallel.h"
+#include "planes.h"
 
 namespace mffpa {
-
-// Elements of one sample lie channel by channel (contiguous) or pixel by pixel (channels last).
-enum class Layout : int { kContiguous = 0, kChannelsLast = 1 };
-
-struct PlaneShape {
-  std::int64_t batch, channels, height, width;
-  Layout layout;
-};
 
 struct FeatureNormOptions {
   double eps;
@@ -30,10 +24,10 @@ struct FeatureNormOptions {
 
 constexpr std::int64_t kStatisticsPerPlane = 3;
 
-// Channels-last samples are worked on in chunks of so many pixels, in a number that depends on the shape alone.
+// Channels-last samples are worked on in chunks of so many pixels, in a number that depends on the shape alone: enough
+// chunks for the threads, short enough for sums in the accumulator type, long enough that merging them costs little.
 inline std::int64_t feature_norm_pixels_per_chunk(const PlaneShape& s) {
-  constexpr std::int64_t elements = 8192;  // 32 KiB of float: two passes over a chunk hit the first-level cache
-  return s.channels >= elements ? 1 : elements / s.channels;
+  return std::clamp(s.height * s.width / 16, std::int64_t{16}, std::int64_t{256});
 }
 
 inline std::int64_t feature_norm_chunks(const PlaneShape& s) {

@@ -11,8 +11,7 @@ namespace mffpa {
 std::int64_t feature_norm_workspace(const PlaneShape& s) {
   if (s.layout == Layout::kContiguous) return 0;
   const std::int64_t chunks = feature_norm_chunks(s);
-  const std::int64_t forward = std::max(3 * chunks, std::int64_t{4});  // partial moments, then the affine maps
-  const std::int64_t backward = 2 * chunks + 7;                        // partial sums beside the affine maps
+  const std::int64_t forward = 3 * chunks + 3, backward = 2 * chunks + 7;  // partial sums beside the maps
   return s.batch * s.channels * std::max(forward, backward);
 }
 

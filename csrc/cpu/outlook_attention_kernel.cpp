@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/outlook_rows.h"
+#include "cpu/outlook_softmax.h"
 #include "cpu/simd.h"
 
 namespace mffpa {
@@ -13,173 +14,168 @@ namespace {
 
 constexpr std::int64_t kPixelsPerTask = 32;
 
-// The offsets at which a pixel's collapsed kernel is read, and where the pixels that they weight lie.
-struct Offsets {
-  int count = 0;
-  int index[kMaxOffsets];           // into the (2K-1)^2 weights
-  std::int64_t shift[kMaxOffsets];  // in pixels
-  MFFPA_INLINE void add(int d, std::int64_t pixels) {
-    index[count] = d;
-    shift[count++] = pixels;
-  }
-};
-
-// out[0..kVectors) = sum over the offsets of weights[index] * (base + shift * channels)[0..kVectors)
-template <class T, class A, int kVectors>
-MFFPA_INLINE void weighted_block(const T* base, std::int64_t channels, const Offsets& offsets, const A* weights,
-                                 T* out) {
+// out[0..kVectors) = sum over the neighbours of weights[where] * (base + shift * channels)[0..kVectors)
+template <class T, class A, int kVectors, class Where>
+MFFPA_INLINE void weighted_block(const T* base, std::int64_t channels, const Neighbourhood& near, const A* weights,
+                                 const Where* where, T* out) {
   Vector<A> sum[kVectors] = {};
-  for (int t = 0; t < offsets.count; ++t) {
-    const T* from = base + offsets.shift[t] * channels;
-    const Vector<A> w = broadcast(weights[offsets.index[t]]);
+  for (int t = 0; t < near.pixels; ++t) {
+    const T* from = base + near.shift[t] * channels;
+    const Vector<A> w = broadcast(weights[where[t]]);
     for (int k = 0; k < kVectors; ++k) sum[k] += w * load(from + k * kLanes<A>);
   }
   for (int k = 0; k < kVectors; ++k) store(out + k * kLanes<A>, sum[k]);
 }
 
-template <class T, class A = Accumulator<T>>
-MFFPA_INLINE void weighted_sum(const T* base, std::int64_t channels, const Offsets& offsets, const A* weights,
-                               std::int64_t length, T* out) {
+template <class T, class Where, class A = Accumulator<T>>
+MFFPA_INLINE void weighted_sum(const T* base, std::int64_t channels, const Neighbourhood& near, const A* weights,
+                               const Where* where, std::int64_t length, T* out) {
+  constexpr int L = kLanes<A>;
   std::int64_t c = 0;
-  for (; c + 4 * kLanes<A> <= length; c += 4 * kLanes<A>)
-    weighted_block<T, A, 4>(base + c, channels, offsets, weights, out + c);
-  for (; c + kLanes<A> <= length; c += kLanes<A>)
-    weighted_block<T, A, 1>(base + c, channels, offsets, weights, out + c);
+  for (; c + 4 * L <= length; c += 4 * L)
+    weighted_block<T, A, 4>(base + c, channels, near, weights, where, out + c);
+  for (; c + 2 * L <= length; c += 2 * L)
+    weighted_block<T, A, 2>(base + c, channels, near, weights, where, out + c);
+  for (; c + L <= length; c += L) weighted_block<T, A, 1>(base + c, channels, near, weights, where, out + c);
   for (; c < length; ++c) {
     A sum = 0;
-    for (int t = 0; t < offsets.count; ++t)
-      sum += weights[offsets.index[t]] * to_accumulator(base[offsets.shift[t] * channels + c]);
+    for (int t = 0; t < near.pixels; ++t)
+      sum += weights[where[t]] * to_accumulator(base[near.shift[t] * channels + c]);
     out[c] = from_accumulator<T>(sum);
   }
 }
 
+// results[k] = dot product of a and b[k]
 template <class T, class A = Accumulator<T>>
-MFFPA_INLINE A dot(const T* a, const T* b, std::int64_t length) {
-  Vector<A> sum{};
+MFFPA_INLINE void four_dots(const T* a, const T* const (&b)[4], std::int64_t length, A (&results)[4]) {
+  Vector<A> sum[4] = {};
   std::int64_t c = 0;
-  for (; c + kLanes<A> <= length; c += kLanes<A>) sum += load(a + c) * load(b + c);
-  A total = horizontal_sum<A>(sum);
-  for (; c < length; ++c) total += to_accumulator(a[c]) * to_accumulator(b[c]);
-  return total;
+  for (; c + kLanes<A> <= length; c += kLanes<A>) {
+    const Vector<A> x = load(a + c);
+    for (int k = 0; k < 4; ++k) sum[k] += x * load(b[k] + c);
+  }
+  horizontal_sums<4, A>(sum, results);
+  for (; c < length; ++c)
+    for (int k = 0; k < 4; ++k) results[k] += to_accumulator(a[c]) * to_accumulator(b[k][c]);
 }
 
-// Calls body(b, y, x, pixel) for every pixel, split over threads.
+// grad_kernel[offset] = <grad, value of the neighbour at offset>
+template <class T, class A = Accumulator<T>>
+MFFPA_INLINE void kernel_gradient(const T* grad, const T* value, std::int64_t channels, const Neighbourhood& near,
+                                  std::int64_t length, A* grad_kernel) {
+  for (int first = 0; first < near.pixels; first += 4) {
+    const int count = near.pixels - first < 4 ? near.pixels - first : 4;
+    const T* from[4];
+    for (int k = 0; k < 4; ++k) from[k] = value + near.shift[first + (k < count ? k : 0)] * channels;
+    A results[4];
+    four_dots(grad, from, length, results);
+    for (int k = 0; k < count; ++k) grad_kernel[near.offset[first + k]] = results[k];
+  }
+}
+
+// Calls body(neighbourhood, pixel, b) for every pixel from begin to end.
 template <class P, class Body>
-void for_each_pixel(const P& problem, ParallelFor parallel, Body body) {
+MFFPA_INLINE void for_each_pixel(const P& problem, std::int64_t begin, std::int64_t end, Body body) {
   const OutlookShape& s = problem.s;
-  parallel_for(parallel, problem.pixels(), kPixelsPerTask, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t x = begin % s.width, y = begin / s.width % s.height, b = begin / s.width / s.height;
-    for (std::int64_t pixel = begin; pixel < end; ++pixel) {
-      body(b, y, x, pixel);
-      if (++x == s.width) {
-        x = 0;
-        if (++y == s.height) y = 0, ++b;
-      }
-    }
-  });
-}
-
-// Adds the rows' softmax (times mask) into kernel[offsets], in row order.
-template <class P, class A = typename P::A>
-MFFPA_INLINE void collapse(const P& problem, const Rows& rows, std::int64_t head_start, RowBlock<A>& weight,
-                           A* kernel) {
-  using T = typename P::T;
-  for (int o = 0; o < problem.offsets(); ++o) kernel[o] = 0;
-  for (int first = 0; first < rows.count; first += kLanes<A>) {
-    const int count = rows.count - first < kLanes<A> ? rows.count - first : kLanes<A>;
-    softmax_rows<T>(problem.logits + head_start, rows.start + first, count, problem.elements(), problem.scale, weight);
-    for (int lane = 0; lane < count; ++lane) {
-      const T* keep = problem.mask ? problem.mask + head_start + rows.start[first + lane] : nullptr;
-      A* at = kernel + rows.corner[first + lane];
-      for (int jy = 0, j = 0; jy < problem.kernel(); ++jy, at += problem.side() - problem.kernel())
-        for (int jx = 0; jx < problem.kernel(); ++jx, ++j, ++at)
-          *at += keep ? weight.at[j][lane] * to_accumulator(keep[j]) : weight.at[j][lane];
-    }
+  std::int64_t pixel = begin;
+  while (pixel < end) {
+    const std::int64_t line = pixel / s.width, y = line % s.height, b = line / s.height;
+    const AxisPosition at_y(y, s.height, s.grid_height, s);
+    for (std::int64_t x = pixel % s.width; x < s.width && pixel < end; ++x, ++pixel)
+      body(Neighbourhood(problem, at_y, AxisPosition(x, s.width, s.grid_width, s)), pixel, b);
   }
 }
 
-// The offsets (dy, dx) = sign * (d - (K-1)) that stay inside the image, with d in the given ranges.
+// What a thread works with: the heads of one pixel, some at a time.
 template <class P>
-MFFPA_INLINE void offsets_inside(const P& problem, std::int64_t y, std::int64_t x, int sign, ElementRange rows_d,
-                                 ElementRange columns_d, Offsets& offsets) {
-  const std::int64_t reach = problem.kernel() - 1;
-  for (std::int64_t dy = rows_d.first; dy <= rows_d.last; ++dy) {
-    const std::int64_t oy = sign * (dy - reach);
-    if (y + oy < 0 || y + oy >= problem.s.height) continue;
-    for (std::int64_t dx = columns_d.first; dx <= columns_d.last; ++dx) {
-      const std::int64_t ox = sign * (dx - reach);
-      if (x + ox < 0 || x + ox >= problem.s.width) continue;
-      offsets.add(int(dy * problem.side() + dx), oy * problem.s.width + ox);
-    }
+struct Work {
+  using T = typename P::T;
+  using A = typename P::A;
+  using RowSet = RowsOf<T, P::kKernel>;
+  using Row = typename RowSet::Row;
+  const RowSet rows;
+  PaddedRows<RowSet> padded;
+  alignas(kVectorBytes) A kernels[PaddedRows<RowSet>::kHeads][P::kMaxKernelLanes];
+  explicit Work(const P& problem) : rows(problem) {}
+
+  // Calls body(first_head, heads).
+  template <class Body>
+  MFFPA_INLINE void for_each_heads(const P& problem, Body body) {
+    constexpr std::int64_t most = PaddedRows<RowSet>::kHeads;
+    for (std::int64_t head = 0; head < problem.s.heads; head += most)
+      body(head, int(problem.s.heads - head < most ? problem.s.heads - head : most));
   }
-}
+};
 
 template <class P>
 void forward(const P& problem, typename P::T* output, ParallelFor parallel) {
-  using A = typename P::A;
   const OutlookShape& s = problem.s;
-  const std::int64_t grid = s.grid_height * s.grid_width;
-  for_each_pixel(problem, parallel, [&](std::int64_t b, std::int64_t y, std::int64_t x, std::int64_t pixel) {
-    const Rows rows = problem.rows_of(y, x);
-    Offsets offsets;
-    offsets_inside(problem, y, x, 1, rows.touched_y, rows.touched_x, offsets);
-    RowBlock<A> weight(problem.elements());
-    A kernel[kMaxOffsets];
-    for (std::int64_t head = 0; head < s.heads; ++head) {
-      const std::int64_t head_start =
-          b * grid * problem.logit_channels + head * problem.elements() * problem.elements();
-      collapse(problem, rows, head_start, weight, kernel);
-      const std::int64_t at = pixel * problem.channels + head * s.head_dim;
-      weighted_sum(problem.value + at, problem.channels, offsets, kernel, s.head_dim, output + at);
-    }
+  parallel_for(parallel, problem.pixels(), kPixelsPerTask, [&](std::int64_t begin, std::int64_t end) {
+    Work<P> work(problem);
+    for_each_pixel(problem, begin, end, [&](const Neighbourhood& near, std::int64_t pixel, std::int64_t b) {
+      prefetch_window<0>(problem, problem.logits, b, near.last_window);
+      work.for_each_heads(problem, [&](std::int64_t first, int heads) {
+        collapse(problem, work.rows, near, problem.first_logit(b, first), heads, work.padded, work.kernels,
+                 [](auto&...) {});
+        for (int head = 0; head < heads; ++head) {
+          const std::int64_t at = pixel * problem.channels + (first + head) * s.head_dim;
+          weighted_sum(problem.value + at, problem.channels, near, work.kernels[head], near.offset, s.head_dim,
+                       output + at);
+        }
+      });
+    });
   });
 }
 
 // Per pixel: the collapsed kernel (kept in `kernels` for grad_value) and the gradient of the rows that feed it.
 template <class P, class T = typename P::T, class A = typename P::A>
 void backward_logits(const P& problem, const T* grad_output, T* grad_logits, A* kernels, ParallelFor parallel) {
+  using Row = typename Work<P>::Row;
   const OutlookShape& s = problem.s;
-  const std::int64_t grid = s.grid_height * s.grid_width;
-  for_each_pixel(problem, parallel, [&](std::int64_t b, std::int64_t y, std::int64_t x, std::int64_t pixel) {
-    const Rows rows = problem.rows_of(y, x);
-    Offsets offsets;
-    offsets_inside(problem, y, x, 1, rows.touched_y, rows.touched_x, offsets);
-    A grad_kernel[kMaxOffsets];
-    for (int d = 0; d < problem.offsets(); ++d) grad_kernel[d] = 0;  // outside the image the value is a constant 0
-    RowBlock<A> weight(problem.elements()), grad_weight(problem.elements());
-    for (std::int64_t head = 0; head < s.heads; ++head) {
-      const std::int64_t head_start =
-          b * grid * problem.logit_channels + head * problem.elements() * problem.elements();
-      const std::int64_t at = pixel * problem.channels + head * s.head_dim;
-      for (int t = 0; t < offsets.count; ++t)
-        grad_kernel[offsets.index[t]] =
-            dot(grad_output + at, problem.value + at + offsets.shift[t] * problem.channels, s.head_dim);
-      A* kernel = kernels + (pixel * s.heads + head) * problem.offsets();
-      for (int d = 0; d < problem.offsets(); ++d) kernel[d] = 0;
-      for (int first = 0; first < rows.count; first += kLanes<A>) {
-        const int count = rows.count - first < kLanes<A> ? rows.count - first : kLanes<A>;
-        softmax_rows<T>(problem.logits + head_start, rows.start + first, count, problem.elements(), problem.scale,
-                        weight);
-        for (int lane = 0; lane < count; ++lane) {
-          const T* keep = problem.mask ? problem.mask + head_start + rows.start[first + lane] : nullptr;
-          int d = rows.corner[first + lane];
-          for (int jy = 0, j = 0; jy < problem.kernel(); ++jy, d += problem.side() - problem.kernel())
-            for (int jx = 0; jx < problem.kernel(); ++jx, ++j, ++d) {
-              const A factor = keep ? to_accumulator(keep[j]) : A(1);
-              kernel[d] += weight.at[j][lane] * factor;
-              grad_weight.at[j][lane] = grad_kernel[d] * factor;
+  parallel_for(parallel, problem.pixels(), kPixelsPerTask, [&](std::int64_t begin, std::int64_t end) {
+    Work<P> work(problem);
+    const auto& rows = work.rows;
+    alignas(kVectorBytes) A grad_kernels[PaddedRows<typename Work<P>::RowSet>::kHeads][P::kMaxKernelLanes];
+    for_each_pixel(problem, begin, end, [&](const Neighbourhood& near, std::int64_t pixel, std::int64_t b) {
+      prefetch_window<0>(problem, problem.logits, b, near.last_window);
+      prefetch_window<1>(problem, grad_logits, b, near.last_window);
+      for (auto& kernel : grad_kernels)
+        for (A& g : kernel) g = 0;  // outside the image the value is a constant 0
+      work.for_each_heads(problem, [&](std::int64_t first, int heads) {
+        const std::int64_t first_logit = problem.first_logit(b, first);
+        for (int head = 0; head < heads; ++head) {
+          const std::int64_t at = pixel * problem.channels + (first + head) * s.head_dim;
+          kernel_gradient(grad_output + at, problem.value + at, problem.channels, near, s.head_dim,
+                          grad_kernels[head]);
+        }
+        collapse(problem, rows, near, first_logit, heads, work.padded, work.kernels,
+                 [&]<int N>(const HeadRow (&which)[N], const Row (&weight)[N], const Row (&keep)[N]) {
+          // softmax backward: scale * s_j * (g_j - sum_k s_k g_k)
+          Row grad[N];
+          Vector<A> products[N];
+          for (int k = 0; k < N; ++k) {
+            rows.collect(grad_kernels[which[k].head] + near.corner[which[k].row], grad[k]);
+            products[k] = Vector<A>{};
+            for (int v = 0; v < rows.vectors(); ++v) {
+              grad[k][v] *= keep[k][v];
+              products[k] += weight[k][v] * grad[k][v];
             }
+          }
+          A mean[N];
+          horizontal_sums<N, A>(products, mean);
+          for (int k = 0; k < N; ++k) {
+            for (int v = 0; v < rows.vectors(); ++v)
+              grad[k][v] = weight[k][v] * (grad[k][v] - broadcast(mean[k])) * problem.scale;
+            const std::int64_t head_start = which[k].head * problem.elements() * problem.elements();
+            rows.store_row(grad_logits + first_logit + head_start + near.start[which[k].row], grad[k]);
+          }
+        });
+        for (int head = 0; head < heads; ++head) {
+          A* kept = kernels + (pixel * s.heads + first + head) * problem.offsets();
+          for (int d = 0; d < problem.offsets(); ++d) kept[d] = work.kernels[head][d];
         }
-        Vector<A> mean{};  // softmax backward: scale * s_j * (g_j - sum_k s_k g_k)
-        for (int j = 0; j < problem.elements(); ++j) mean += weight.column(j) * grad_weight.column(j);
-        for (int j = 0; j < problem.elements(); ++j)
-          weight.set_column(j, weight.column(j) * (grad_weight.column(j) - mean) * problem.scale);
-        for (int lane = 0; lane < count; ++lane) {
-          T* to = grad_logits + head_start + rows.start[first + lane];
-          for (int j = 0; j < problem.elements(); ++j) to[j] = from_accumulator<T>(weight.at[j][lane]);
-        }
-      }
-    }
+      });
+    });
   });
 }
 
@@ -205,21 +201,21 @@ void zero_unused_rows(const P& problem, T* grad_logits, ParallelFor parallel) {
   });
 }
 
+// Sharing a window is mutual: the pixels that this one feeds are its neighbours, and it lies at the opposite offset.
 template <class P, class T = typename P::T, class A = typename P::A>
 void backward_value(const P& problem, const T* grad_output, const A* kernels, T* grad_value, ParallelFor parallel) {
   const OutlookShape& s = problem.s;
-  for_each_pixel(problem, parallel, [&](std::int64_t, std::int64_t y, std::int64_t x, std::int64_t pixel) {
-    Offsets offsets;  // the pixels that reach this one by offset d lie at -d
-    offsets_inside(problem, y, x, -1, {0, problem.side() - 1}, {0, problem.side() - 1}, offsets);
-    A weights[kMaxOffsets];
-    for (std::int64_t head = 0; head < s.heads; ++head) {
-      const std::int64_t at = pixel * problem.channels + head * s.head_dim;
-      for (int t = 0; t < offsets.count; ++t) {
-        const std::int64_t from = pixel + offsets.shift[t];
-        weights[offsets.index[t]] = kernels[(from * s.heads + head) * problem.offsets() + offsets.index[t]];
+  parallel_for(parallel, problem.pixels(), kPixelsPerTask, [&](std::int64_t begin, std::int64_t end) {
+    for_each_pixel(problem, begin, end, [&](const Neighbourhood& near, std::int64_t pixel, std::int64_t) {
+      std::int64_t weight[P::kMaxOffsets];
+      for (int t = 0; t < near.pixels; ++t)
+        weight[t] = near.shift[t] * s.heads * problem.offsets() + problem.offsets() - 1 - near.offset[t];
+      for (std::int64_t head = 0; head < s.heads; ++head) {
+        const std::int64_t at = pixel * problem.channels + head * s.head_dim;
+        weighted_sum(grad_output + at, problem.channels, near, kernels + (pixel * s.heads + head) * problem.offsets(),
+                     weight, s.head_dim, grad_value + at);
       }
-      weighted_sum(grad_output + at, problem.channels, offsets, weights, s.head_dim, grad_value + at);
-    }
+    });
   });
 }
 
@@ -234,12 +230,7 @@ void with_kernel_size(const OutlookShape& s, double scale, const void* value, co
 template <class Body>
 void with_problem(DType dtype, const OutlookShape& s, double scale, const void* value, const void* logits,
                   const void* mask, Body body) {
-  switch (dtype) {
-    case DType::kFloat32: return with_kernel_size<float>(s, scale, value, logits, mask, body);
-    case DType::kFloat64: return with_kernel_size<double>(s, scale, value, logits, mask, body);
-    case DType::kFloat16: return with_kernel_size<Half>(s, scale, value, logits, mask, body);
-    case DType::kBFloat16: return with_kernel_size<BFloat16>(s, scale, value, logits, mask, body);
-  }
+  with_element_type(dtype, [&]<class T>() { with_kernel_size<T>(s, scale, value, logits, mask, body); });
 }
 
 void forward_any(DType dtype, const OutlookShape& s, double scale, const void* value, const void* logits,

@@ -1,4 +1,4 @@
-// The parts of the outlook kernels that know about windows: which rows of logits feed a pixel, and their softmax.
+// The geometry of the outlook kernels: which rows of logits feed a pixel, and which pixels it shares a window with.
 // Included by outlook_attention_kernel.cpp alone, once per instruction set; see simd.h for the anonymous namespace.
 #pragma once
 
@@ -10,22 +10,17 @@ namespace mffpa {
 namespace {
 
 constexpr int kMaxKernel = int(kMaxOutlookKernel);
-constexpr int kMaxElements = kMaxKernel * kMaxKernel;
-constexpr int kMaxOffsets = (2 * kMaxKernel - 1) * (2 * kMaxKernel - 1);
-
-// The logit rows that feed one pixel, along both axes.
-struct Rows {
-  int count;
-  std::int64_t start[kMaxElements];  // of row (q, i), in elements from the batch entry's first logit, head 0
-  int corner[kMaxElements];          // where the row's j = 0 lands among the (2K-1)^2 offsets
-  ElementRange touched_y, touched_x;  // offsets that some row reaches, counted from -(K-1)
-};
 
 // K is the kernel size where it is known at compile time, so that the loops over 3 x 3 unroll; 0 where it is not.
 template <class T_, int K>
 struct Problem {
   using T = T_;
   using A = Accumulator<T>;
+  static constexpr int kKernel = K;
+  static constexpr int kSize = K ? K : kMaxKernel;
+  static constexpr int kMaxOffsets = (2 * kSize - 1) * (2 * kSize - 1);
+  // A collapsed kernel in whole vectors; a row's run of lanes that starts at the last corner may reach behind that.
+  static constexpr int kMaxKernelLanes = (kMaxOffsets + 2 * kLanes<A> - 1) / kLanes<A> * kLanes<A>;
   OutlookShape s;
   A scale;
   const T *value, *logits, *mask;
@@ -41,56 +36,78 @@ struct Problem {
   MFFPA_INLINE int side() const { return 2 * kernel() - 1; }           // of the collapsed kernel
   MFFPA_INLINE int offsets() const { return side() * side(); }         // (2K-1)^2
   std::int64_t pixels() const { return s.batch * s.height * s.width; }
+  // Of a pixel's and head's row (q = 0, i = 0) in logits and mask.
+  std::int64_t first_logit(std::int64_t b, std::int64_t head) const {
+    return b * s.grid_height * s.grid_width * logit_channels + head * elements() * elements();
+  }
+};
 
-  Rows rows_of(std::int64_t y, std::int64_t x) const {
-    Rows rows;
-    rows.count = 0;
-    const ElementRange ys = elements_covering(y, s.padding, s.stride, kernel(), s.grid_height);
-    const ElementRange xs = elements_covering(x, s.padding, s.stride, kernel(), s.grid_width);
-    rows.touched_y = {kernel() - 1 - ys.last, 2 * kernel() - 2 - ys.first};
-    rows.touched_x = {kernel() - 1 - xs.last, 2 * kernel() - 2 - xs.first};
-    for (std::int64_t iy = ys.first; iy <= ys.last; iy += s.stride)
-      for (std::int64_t ix = xs.first; ix <= xs.last; ix += s.stride) {
-        const std::int64_t qy = (y + s.padding - iy) / s.stride, qx = (x + s.padding - ix) / s.stride;
-        rows.start[rows.count] = (qy * s.grid_width + qx) * logit_channels + (iy * kernel() + ix) * elements();
-        rows.corner[rows.count++] = int((kernel() - 1 - iy) * side() + (kernel() - 1 - ix));
+// One pixel along one axis.
+struct AxisPosition {
+  ElementRange elements;  // i of the windows that cover it, and of the window
+  std::int64_t window;    // that it is element `elements.first` of; each further i lies one window before
+  int first_offset, last_offset;  // of the pixels that share a window with it, counted from -(K-1); inside the image
+
+  AxisPosition(std::int64_t p, std::int64_t size, std::int64_t grid, const OutlookShape& s)
+      : elements(elements_covering(p, s.padding, s.stride, s.kernel_size, grid)) {
+    const std::int64_t reach = s.kernel_size - 1;
+    window = (p + s.padding - elements.first) / s.stride;
+    const bool covered = elements.first <= elements.last;
+    // Windows that cover one pixel overlap or touch: their union has no gaps.
+    const std::int64_t before = covered ? (elements.last < p ? elements.last : p) : 0;
+    const std::int64_t rest = size - 1 - p, reach_after = reach - elements.first;
+    first_offset = int(reach - before);
+    last_offset = covered ? int(reach + (reach_after < rest ? reach_after : rest)) : first_offset - 1;
+  }
+};
+
+// What the rows and pixels around one pixel have in common for all heads.
+struct Neighbourhood {
+  static constexpr int kMaxElements = kMaxKernel * kMaxKernel;
+  static constexpr int kMaxOffsets = (2 * kMaxKernel - 1) * (2 * kMaxKernel - 1);
+  int rows = 0;
+  int rows_per_line = 0;             // as many in a line have the same iy
+  std::int64_t start[kMaxElements];  // of row (q, i), in elements from the batch entry's first logit of the head
+  int corner[kMaxElements];          // where the row's j = 0 lands in the collapsed kernel
+
+  std::int64_t last_window = 0;  // that covers the pixel, in its batch entry
+
+  int pixels = 0;
+  int offset[kMaxOffsets];          // in the collapsed kernel
+  std::int64_t shift[kMaxOffsets];  // the pixel at this offset, counted in pixels from this one
+
+  template <class P>
+  Neighbourhood(const P& problem, const AxisPosition& y, const AxisPosition& x) {
+    const OutlookShape& s = problem.s;
+    const int reach = problem.kernel() - 1;
+    std::int64_t line = y.window * s.grid_width;
+    last_window = line + x.window;
+    for (std::int64_t iy = y.elements.first; iy <= y.elements.last; iy += s.stride, line -= s.grid_width) {
+      std::int64_t window = line + x.window;
+      for (std::int64_t ix = x.elements.first; ix <= x.elements.last; ix += s.stride, --window) {
+        start[rows] = window * problem.logit_channels + (iy * problem.kernel() + ix) * problem.elements();
+        corner[rows++] = int((reach - iy) * problem.side() + reach - ix);
       }
-    // A pixel between or behind the windows: the ranges above would lie outside the (2K-1)^2 offsets.
-    if (rows.count == 0) rows.touched_y = rows.touched_x = {0, -1};
-    return rows;
+      if (rows_per_line == 0) rows_per_line = rows;
+    }
+    if (rows == 0) return;  // a pixel between or behind the windows
+    for (int dy = y.first_offset; dy <= y.last_offset; ++dy)
+      for (int dx = x.first_offset; dx <= x.last_offset; ++dx) {
+        offset[pixels] = dy * problem.side() + dx;
+        shift[pixels++] = (dy - reach) * s.width + dx - reach;
+      }
   }
 };
 
-// Up to kLanes rows side by side: at[j][lane] is element j of row `lane`, so that maximum and sum over j need no
-// horizontal step. Lanes past the rows' count keep an earlier row, or 0, and are never stored.
-template <class A>
-struct alignas(kVectorBytes) RowBlock {
-  A at[kMaxElements][kLanes<A>];
-  MFFPA_INLINE Vector<A> column(int j) const { return load(at[j]); }
-  MFFPA_INLINE void set_column(int j, Vector<A> v) { store(at[j], v); }
-  MFFPA_INLINE explicit RowBlock(int elements) {
-    for (int j = 0; j < elements; ++j) set_column(j, Vector<A>{});
-  }
-};
-
-// Softmax of up to kLanes rows at once.
-template <class T, class A = Accumulator<T>>
-MFFPA_INLINE void softmax_rows(const T* logits, const std::int64_t* start, int count, int elements, A scale,
-                               RowBlock<A>& weight) {
-  for (int lane = 0; lane < count; ++lane) {
-    const T* row = logits + start[lane];
-    for (int j = 0; j < elements; ++j) weight.at[j][lane] = to_accumulator(row[j]);
-  }
-  Vector<A> largest = weight.column(0) * scale;
-  for (int j = 1; j < elements; ++j) largest = vector_max<A>(largest, weight.column(j) * scale);
-  Vector<A> sum{};
-  for (int j = 0; j < elements; ++j) {
-    const Vector<A> power = exp_nonpositive(weight.column(j) * scale - largest);
-    sum += power;
-    weight.set_column(j, power);
-  }
-  const Vector<A> inverse = broadcast(A(1)) / sum;
-  for (int j = 0; j < elements; ++j) weight.set_column(j, weight.column(j) * inverse);
+// Asks for the logits (or their gradients) of a window that the pixels of this line reach a little later. The rows of
+// one pixel lie far apart, in an order that hardware does not foresee.
+template <int kWrite, class P>
+MFFPA_INLINE void prefetch_window(const P& problem, const typename P::T* logits, std::int64_t b, std::int64_t window) {
+  constexpr std::int64_t kAhead = 3, kLine = 64 / sizeof(typename P::T);
+  const std::int64_t windows = problem.s.grid_height * problem.s.grid_width;
+  const typename P::T* from = logits + (b * windows + window + kAhead) * problem.logit_channels;
+  if (window + kAhead >= windows) return;
+  for (std::int64_t at = 0; at < problem.logit_channels; at += kLine) __builtin_prefetch(from + at, kWrite);
 }
 
 }  // namespace

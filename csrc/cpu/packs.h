@@ -1,4 +1,4 @@
-// Loops over many elements by packs: four vectors, then single vectors, then single elements, with one body for all.
+// Loops over many elements by packs: four vectors, then two, one, then single elements, with one body for all.
 // Included only by *_kernel.cpp files; see simd.h for the anonymous namespace.
 #pragma once
 
@@ -31,6 +31,7 @@ template <class A, class Body>
 MFFPA_INLINE void for_each_pack(std::int64_t count, Body body) {
   std::int64_t at = 0;
   for (; at + 4 * kLanes<A> <= count; at += 4 * kLanes<A>) body.template operator()<Vector<A>, 4>(at);
+  for (; at + 2 * kLanes<A> <= count; at += 2 * kLanes<A>) body.template operator()<Vector<A>, 2>(at);
   for (; at + kLanes<A> <= count; at += kLanes<A>) body.template operator()<Vector<A>, 1>(at);
   for (; at < count; ++at) body.template operator()<A, 1>(at);
 }

@@ -9,6 +9,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dtype.h"
+#include <utility>
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -95,6 +98,17 @@ MFFPA_INLINE Half from_accumulator<Half>(float x) {
 #endif
 }
 
+// Calls body.operator()<T>() with the element type that `dtype` names.
+template <class Body>
+void with_element_type(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat32: return body.template operator()<float>();
+    case DType::kFloat64: return body.template operator()<double>();
+    case DType::kFloat16: return body.template operator()<Half>();
+    case DType::kBFloat16: return body.template operator()<BFloat16>();
+  }
+}
+
 // ---- vectors ----------------------------------------------------------------------------------------------------
 
 template <class A>
@@ -116,7 +130,7 @@ constexpr int kLanes = kVectorBytes / int(sizeof(A));
 
 template <class A>
 MFFPA_INLINE Vector<A> broadcast(A x) {
-  return Vector<A>{} + x;
+  return x - Vector<A>{};  // x + 0 would not be x for -0, and so cost an addition
 }
 
 template <class T>
@@ -147,32 +161,58 @@ MFFPA_INLINE Vector<Accumulator<T>> load(const T* from) {
   }
 }
 
+// Rounds to nearest even, lane by lane the same bits as from_accumulator.
 template <class T>
 MFFPA_INLINE void store(T* to, Vector<Accumulator<T>> v) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     std::memcpy(to, &v, sizeof(v));
+  } else if constexpr (__is_same(T, BFloat16)) {
+    typedef std::uint16_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
+    typedef std::uint32_t Wide __attribute__((vector_size(kVectorBytes)));
+    const Wide u = bit_cast_to<Wide>(v);
+    const Wide rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    const Narrow narrow = __builtin_convertvector(v == v ? rounded : Wide{} + 0x7fc0u, Narrow);
+    std::memcpy(to, &narrow, sizeof(narrow));
   } else {
+#if defined(__AVX512F__)
+    const __m256i narrow = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(to, &narrow, sizeof(narrow));
+#elif defined(__AVX2__)
+    const __m128i narrow = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+    std::memcpy(to, &narrow, sizeof(narrow));
+#else
     for (int lane = 0; lane < kLanes<Accumulator<T>>; ++lane) to[lane] = from_accumulator<T>(v[lane]);
+#endif
   }
 }
 
-// Sum over the lanes in a fixed order: halves are added until one element is left.
-template <class A, int kBytes = kVectorBytes, class V>
-MFFPA_INLINE A horizontal_sum(const V& v) {
-  if constexpr (kBytes == int(sizeof(A))) {
-    return bit_cast_to<A>(v);
+// a > b ? a : b: b where one is NaN.
+template <class V>
+MFFPA_INLINE V vector_max(V a, V b) {
+#if defined(__AVX512F__)  // which GCC 12 does not find by itself
+  if constexpr (__is_same(V, Vector<float>)) return (V)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#endif
+  return a > b ? a : b;
+}
+
+// Combines the halves of v, in a fixed order, until kCount lanes are left.
+template <int kCount, class V, class Combine>
+MFFPA_INLINE auto fold_lanes(V v, Combine combine) {
+  constexpr int lanes = int(sizeof(V) / sizeof(v[0]));
+  if constexpr (lanes == kCount) {
+    return v;
   } else {
-    typedef A HalfVector __attribute__((vector_size(kBytes / 2)));
-    HalfVector low, high;
-    std::memcpy(&low, &v, kBytes / 2);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + kBytes / 2, kBytes / 2);
-    return horizontal_sum<A, kBytes / 2>(HalfVector(low + high));
+    return [&]<int... lane>(std::integer_sequence<int, lane...>) {
+      return fold_lanes<kCount>(combine(__builtin_shufflevector(v, v, lane...),
+                                        __builtin_shufflevector(v, v, (lane + lanes / 2)...)), combine);
+    }(std::make_integer_sequence<int, lanes / 2>{});
   }
 }
 
 template <class A>
-MFFPA_INLINE Vector<A> vector_max(Vector<A> a, Vector<A> b) {
-  return a > b ? a : b;
+MFFPA_INLINE A horizontal_sum(Vector<A> v) {
+  const auto two = fold_lanes<2>(v, [](auto a, auto b) { return a + b; });
+  return two[0] + two[1];
 }
 
 // exp(x) for x <= 0 (softmax after the maximum is taken off): 2 ulp in float; -inf gives 0, NaN stays NaN.
@@ -181,7 +221,7 @@ MFFPA_INLINE Vector<float> exp_nonpositive(Vector<float> x) {
   using V = Vector<float>;
   using I = VectorOf<float>::integer;
   const V lowest = broadcast(-87.33654f);  // below it exp(x) is subnormal: taken as 0
-  const V clamped = x < lowest ? lowest : x;
+  const V clamped = vector_max(lowest, x);
   const V shifter = broadcast(12582912.0f);  // 1.5 * 2^23: the addition rounds to the nearest integer
   const V shifted = clamped * 1.44269504f + shifter;
   const V n = shifted - shifter;
@@ -200,6 +240,13 @@ MFFPA_INLINE Vector<float> exp_nonpositive(Vector<float> x) {
 MFFPA_INLINE Vector<double> exp_nonpositive(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
   return x;
+}
+
+// 1 / (1 + exp(-x)), by the exponential that cannot overflow; NaN stays NaN. V is a vector of A.
+template <class A, class V = Vector<A>>
+MFFPA_INLINE V sigmoid(V x) {
+  const V power = exp_nonpositive(V(x < V{} ? x : -x));
+  return (x < V{} ? power : broadcast(A(1))) / (power + A(1));
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ from mffpa_ext.training.config import pick_device
 class Prediction:
     """Of a batch, or of one image: then without the first dimension.
 
-    logit: [B], of the image being defective. mask_logits: [B, height / 8, width / 8]. Both float32, on the device.
+    logit: [B], of the image being defective. mask_logits: [B, height / 8, width / 8]. Both float32, on the device, made
+    in inference mode: clone what is to be changed in place or to take part in a gradient.
     """
 
     logit: Tensor
@@ -72,11 +73,13 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ValueError(f"Predictor: precision must be one of {list(PRECISIONS)}, got {precision!r}")
         self.precision = precision
-        self.device = device if isinstance(device, torch.device) else pick_device(device)
+        self.device = pick_device(str(device))
         self.preprocessing: Preprocessing | None = None
         self.threshold: float | None = None
         if isinstance(source, nn.Module):
-            model = copy.deepcopy(source)
+            model = copy.deepcopy(source).float()
+        elif not isinstance(source, (str, Path)):
+            raise TypeError(f"Predictor: source must be a checkpoint file or a network, got {type(source).__name__}")
         else:
             state = read_checkpoint(source)
             self.preprocessing, self.threshold = Preprocessing.of(state, source), state.get("threshold")
@@ -94,6 +97,8 @@ class Predictor:
 
         Raises ValueError for anything else, and for a size that the network cannot take (see DefectNetwork).
         """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"Predictor: images must be a tensor (torch.as_tensor), got {type(images).__name__}")
         if images.dim() not in (3, 4):
             raise ValueError(
                 f"Predictor: images must be [batch, channels, height, width] or [channels, height, width], got shape "
@@ -111,9 +116,13 @@ class Predictor:
             return to_network_input(images, self.device).to(self.dtype)
         if not images.is_floating_point():
             raise ValueError(f"Predictor: images must be uint8, or floating point in 0..1, got {images.dtype}")
+        if images.numel() and not (images.min() >= 0 and images.max() <= 1):
+            low, high = images.min().item(), images.max().item()
+            raise ValueError(f"Predictor: floating-point images must be in 0..1, got {low:.4g} to {high:.4g}")
         return images.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         """The network alone: what `prepare` gave to decision logits [B, 1] and mask logits [B, 1, H / 8, W / 8]."""
-        return self.model(prepared)
+        with torch.autocast(self.device.type, enabled=False):  # the precision is the Predictor's, wherever it is used
+            return self.model(prepared)

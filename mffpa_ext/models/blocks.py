@@ -3,38 +3,26 @@
 import torch
 from torch import Tensor, nn
 
-from mffpa_ext import ops
 from mffpa_ext.nn import FeatureNorm2d, LargeKernelConv2d, OutlookAttention
 
 
 def conv2d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     """A same-size convolution without bias, Xavier-normal (Božič et al. 2021)."""
-    kind = LargeKernelConv2d if kernel_size >= 7 else nn.Conv2d
-    conv = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    conv = LargeKernelConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.xavier_normal_(conv.weight)
     return conv
 
 
-class ConvBlock(nn.Module):
-    """Conv2d -> FeatureNorm2d -> ReLU, and with `pool` a 2 x 2 max-pool, which at inference is one with the norm.
+class ConvBlock(nn.Sequential):
+    """Conv2d -> FeatureNorm2d -> ReLU, and with `pool` a 2 x 2 max-pool.
 
     Shape: [B, in, H, W] to [B, out, H, W], with pool to [B, out, H // 2, W // 2].
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, pool: bool = False) -> None:
-        super().__init__()
-        self.conv = conv2d(in_channels, out_channels, kernel_size)
-        self.norm = FeatureNorm2d(out_channels, relu=True)
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.pool:
-            return ops.feature_norm_pool(x, self.norm.weight, self.norm.bias, self.norm.eps, relu=True)
-        return self.norm(x)
-
-    def extra_repr(self) -> str:
-        return f"pool={self.pool}"
+        super().__init__(
+            conv2d(in_channels, out_channels, kernel_size), FeatureNorm2d(out_channels, relu=True, pool=pool)
+        )
 
 
 class OutlookFusion(nn.Module):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mffpa_ext import ops
+
 
 class CoordinateAttention(nn.Module):
     """Coordinate attention (Hou et al., "Coordinate Attention for Efficient Mobile Network Design", 2021).
@@ -29,15 +31,59 @@ class CoordinateAttention(nn.Module):
         self.conv_h = nn.Conv2d(hidden, out_channels, 1)
         self.conv_w = nn.Conv2d(hidden, out_channels, 1)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if self._runs_fused(x):
+            return self._fused(x, branches=1, softmax=False)
+        return ops.pyramid_gate(x, *self.logits(*ops.directional_means(x)), branches=1, softmax=False)
+
     def gate(self, x: Tensor) -> Tensor:
         """[batch, in_channels, height, width] to the gate [batch, out_channels, height, width], in 0..1."""
-        height, width = x.shape[2:]
-        means = torch.cat([x.mean(dim=3), x.mean(dim=2)], dim=2).unsqueeze(-1)  # [batch, C, height + width, 1]
-        hidden = self.act(self.bn1(self.conv1(means)))
-        by_row, by_column = hidden.split([height, width], dim=2)
-        row_gate = self.conv_h(by_row).sigmoid()  # [batch, C, height, 1]
-        column_gate = self.conv_w(by_column.transpose(2, 3)).sigmoid()  # [batch, C, 1, width]
-        return row_gate * column_gate
+        row_logits, column_logits = self.logits(*ops.directional_means(x))
+        return row_logits.sigmoid().unsqueeze(3) * column_logits.sigmoid().unsqueeze(2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+    def logits(self, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
+        """Means [batch, in_channels, height] and [batch, in_channels, width] to the gate's two logits, alike."""
+        means = torch.cat([by_row, by_column], dim=2).unsqueeze(3)  # [batch, C, height + width, 1]
+        hidden = self.act(self.bn1(self.conv1(means)))
+        rows, columns = hidden.split([by_row.shape[2], by_column.shape[2]], dim=2)
+        return self.conv_h(rows).squeeze(3), self.conv_w(columns).squeeze(3)
+
+    def weigh_branches(self, x: Tensor, branches: int, last_first: bool) -> Tensor:
+        """Weights the branches, groups of channels of x, against each other: x * softmax over them of their gates.
+
+        In training BatchNorm sees one branch after the other: the first one first, or the last where `last_first`.
+        """
+        if self._runs_fused(x):
+            return self._fused(x, branches, softmax=True)
+        means = list(zip(*(mean.chunk(branches, dim=1) for mean in ops.directional_means(x)), strict=True))
+        step = -1 if last_first else 1
+        logits = [self.logits(*pair) for pair in means[::step]][::step]
+        row_logits, column_logits = (torch.cat(pieces, dim=1) for pieces in zip(*logits, strict=True))
+        return ops.pyramid_gate(x, row_logits, column_logits, branches)
+
+    def _runs_fused(self, x: Tensor) -> bool:
+        """Whether nothing but the result is asked for (no gradient, no statistics, no hook on a layer) of the layers
+        that the fused operator knows: some may have been replaced."""
+        layers = (self.conv1, self.bn1, self.act, self.conv_h, self.conv_w)
+        kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Hardswish, nn.Conv2d, nn.Conv2d)
+        if any(type(layer) is not kind for layer, kind in zip(layers, kinds, strict=True)):
+            return False
+        used = (layer.bias for layer in (self.conv1, self.bn1, self.conv_h, self.conv_w))
+        if any(tensor is None for tensor in (*used, self.bn1.running_mean)):
+            return False
+        needs_gradient = torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        return not (needs_gradient or hooked or self.bn1.training)
+
+    def _fused(self, x: Tensor, branches: int, softmax: bool) -> Tensor:
+        conv1, bn1, conv_h, conv_w = self.conv1, self.bn1, self.conv_h, self.conv_w
+        return ops.pyramid_coordinate_attention(
+            x, branches,
+            conv1.weight.flatten(1), conv1.bias,
+            bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var, bn1.eps,
+            conv_h.weight.flatten(1), conv_h.bias,
+            conv_w.weight.flatten(1), conv_w.bias,
+            softmax,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mffpa_ext.nn.coordinate_attention import CoordinateAttention
+from mffpa_ext.nn.large_kernel_conv2d import LargeKernelConv2d
 from mffpa_ext.nn.squeeze_excitation import SqueezeExcitation
 
 ATTENTIONS = {"coordinate": CoordinateAttention, "se": SqueezeExcitation}
@@ -59,15 +60,15 @@ class PyramidSplitAttention(nn.Module):
         self.branch_order = branch_order
         branch_channels = out_channels // len(kernel_sizes)
         self.branches = nn.ModuleList(
-            nn.Conv2d(in_channels, branch_channels, size, stride, size // 2, groups=group, bias=False)
+            (LargeKernelConv2d if stride == group == 1 else nn.Conv2d)(
+                in_channels, branch_channels, size, stride, size // 2, groups=group, bias=False
+            )
             for size, group in zip(kernel_sizes, groups, strict=True)
         )
         self.attention = ATTENTIONS[attention](branch_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [branch(x) for branch in self.branches]
-        gates = torch.stack([self.attention.gate(feature) for feature in features], dim=1)
-        weighted = torch.stack(features, dim=1) * gates.softmax(dim=1)  # [batch, branches, C / branches, H, W]
-        if self.branch_order == "reversed":
-            weighted = weighted.flip(1)
-        return weighted.flatten(1, 2)
+        is_reversed = self.branch_order == "reversed"
+        features = torch.cat(features[::-1] if is_reversed else features, dim=1)
+        return self.attention.weigh_branches(features, len(self.branches), last_first=is_reversed)

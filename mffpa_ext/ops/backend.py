@@ -29,6 +29,11 @@ def use_compiled(*tensors: Tensor, operator: str = "") -> bool:
     if requested == "reference":
         return False
     devices = {tensor.device.type for tensor in tensors}
+    if is_transformed():
+        if requested == "compiled":
+            raise RuntimeError("MFFPA_BACKEND=compiled forbids the pure-PyTorch fallback: torch.func transforms and "
+                               "forward-mode derivatives need it")
+        return False
     # On the meta device the compiled operator's fake kernel computes the shapes.
     served = _extension.is_compiled() and (
         devices <= {"cpu", "meta"} or (devices == {"cuda"} and operator in _WITH_CUDA_KERNEL)
@@ -41,6 +46,16 @@ def use_compiled(*tensors: Tensor, operator: str = "") -> bool:
     if _extension.is_compiled() and not torch.compiler.is_compiling():
         _warn_once(_reason(devices, operator))
     return False
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is active, which compiled operators lack.
+
+    They would drop the tangents silently. While torch.compile traces, it asks the operators itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _reason(devices: set[str], operator: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mffpa_ext import _extension
 from mffpa_ext.ops import reference
 from mffpa_ext.ops.backend import use_compiled
+from mffpa_ext.ops.layout import accumulator, empty_image
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -72,32 +73,23 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
 
 def _parameters(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
     """In the dtype that the arithmetic is done in."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return tuple(None if parameter is None else parameter.to(dtype) for parameter in parameters)
+    return tuple(None if parameter is None else parameter.to(accumulator(x)) for parameter in parameters)
 
 
 if _extension.is_compiled():
 
-    def _empty(x: Tensor, height: int, width: int) -> Tensor:
-        """As the kernels allocate their outputs: channels last where x is, contiguous for any other layout."""
-        batch, channels = x.shape[:2]
-        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-            return x.new_empty((batch, channels, height, width))
-        return x.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
-
     @torch.library.register_fake("mffpa_ext::feature_norm")
     def _(x, weight, bias, eps, relu):
-        accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return _empty(x, *x.shape[2:]), x.new_empty((*x.shape[:2], 3), dtype=accumulator)
+        return empty_image(x, *x.shape[2:]), x.new_empty((*x.shape[:2], 3), dtype=accumulator(x))
 
     @torch.library.register_fake("mffpa_ext::feature_norm_backward")
     def _(grad_y, x, weight, bias, statistics, eps, relu):
         parts = statistics.new_empty(x.shape[:2])
-        return _empty(x, *x.shape[2:]), parts, torch.empty_like(parts)
+        return empty_image(x, *x.shape[2:]), parts, torch.empty_like(parts)
 
     @torch.library.register_fake("mffpa_ext::feature_norm_pool")
     def _(x, weight, bias, eps, relu):
-        return _empty(x, x.shape[2] // 2, x.shape[3] // 2)
+        return empty_image(x, x.shape[2] // 2, x.shape[3] // 2)
 
     def _setup_context(ctx, inputs, output):
         x, weight, bias, ctx.eps, ctx.relu = inputs

@@ -61,12 +61,12 @@ def transforms(tile: tuple[int, int], kernel: tuple[int, int], dtype: torch.dtyp
 
     def waves(count: int, size: int) -> tuple[Tensor, Tensor]:
         angles = [[2 * math.pi * (i * j % size) / size for j in range(size)] for i in range(count)]
-        angle = torch.tensor(angles, dtype=torch.float64)
+        angle = torch.tensor(angles, dtype=torch.float64, device="cpu")  # whatever the default is
         return angle.cos(), angle.sin()
 
     cos, sin = waves(f, m)
     columns = torch.stack([cos, -sin], 1).reshape(2 * f, m)
-    weight = torch.full((f,), 2.0, dtype=torch.float64)  # a frequency stands for its mirror image as well, but for
+    weight = torch.full_like(cos[:, 0], 2.0)  # a frequency stands for its mirror image as well, but for
     weight[0] = 1  # the constant
     if m % 2 == 0:
         weight[-1] = 1  # and the highest of an even width
@@ -130,13 +130,15 @@ def activation_spectrum(tiles: Tensor, t: Transforms) -> Tensor:
     return spectrum.view(-1, 3, count, channels)
 
 
-def kernel_spectrum(weight: Tensor, tile: tuple[int, int]) -> Tensor:
-    """weight [out, in, kernel height, kernel width] to [F, 2, out, in]."""
+def kernel_spectrum(weight: Tensor, tile: tuple[int, int], memory: Tensor | None = None) -> Tensor:
+    """weight [out, in, kernel height, kernel width] to [F, 2, out, in], a view of `memory` where that is given."""
     out_channels, channels, *kernel = weight.shape
     t = transforms(tile, tuple(kernel), weight.dtype)
     taps = weight.permute(3, 2, 0, 1).reshape(kernel[1], -1)
     by_column = (t.kernel_columns @ taps).view(-1, 2 * kernel[0], out_channels * channels)
-    spectrum = torch.bmm(t.kernel_rows.expand(len(by_column), -1, -1), by_column)
+    shape = len(by_column), 2 * tile[0], out_channels * channels
+    spectrum = weight.new_empty(shape) if memory is None else memory[: math.prod(shape)].view(shape)
+    torch.bmm(t.kernel_rows.expand(len(by_column), -1, -1), by_column, out=spectrum)
     return spectrum.view(-1, 2, out_channels, channels)
 
 

@@ -55,3 +55,20 @@ def feature_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: flo
     if bias is not None:
         y = y + bias[:, None, None]
     return (y.relu() if relu else y).to(x.dtype)
+
+
+def directional_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """torch takes the means of half types in float32 and rounds them once."""
+    return x.mean(dim=3), x.mean(dim=2)
+
+
+def pyramid_gate(
+    x: Tensor, row_logits: Tensor, column_logits: Tensor | None, branches: int, softmax: bool
+) -> Tensor:
+    """The formula of `mffpa_ext.ops.pyramid_gate`, in float32 (float64 for float64)."""
+    gate = row_logits.sigmoid().unsqueeze(3)  # [batch, channels, height or 1, 1]
+    if column_logits is not None:
+        gate = gate * column_logits.sigmoid().unsqueeze(2)
+    if softmax:
+        gate = gate.unflatten(1, (branches, -1)).softmax(dim=1).flatten(1, 2)
+    return (x.to(gate.dtype) * gate).to(x.dtype)

@@ -12,7 +12,7 @@ from mffpa_ext.ops.overlap_save import grid_of
 MIN_KERNEL_SIZE = 7  # below, and with fewer channels than that, it has won on no shape, or not by enough
 MIN_CHANNELS = 16
 MAX_TILE = 96  # the transforms' cost grows with it
-FULL_WIDTH = 24  # from which on the direct convolution runs at full speed
+FULL_WIDTH = 18  # from which on the direct convolution runs at full speed
 MARGIN = 0.8  # what is estimated to take longer than this share of the direct convolution is left to that
 
 # Fitted to the times of 26 shapes on two AVX-512 cores, within 25 % but for small 256-channel images (35 % too low);
@@ -20,6 +20,7 @@ MARGIN = 0.8  # what is estimated to take longer than this share of the direct c
 TRANSFORM = 1.45  # a multiply-add of the transforms, products of narrow matrices
 CACHED_BYTE = 8  # one that is written or read between two products
 MEMORY_BYTE = 9.5  # one of the kept spectrum
+MAKING = 2.6  # a multiply-add or cached byte of a spectrum that is made on the way, in small parts
 CALL = 80e6  # a dozen calls of torch
 
 
@@ -32,6 +33,7 @@ class Shape(NamedTuple):
     height: int
     width: int
     kernel: tuple[int, int]
+    element: int = 4  # bytes of a number
 
 
 def spectrum_bytes(channels: int, out_channels: int, tile: tuple[int, int], element: int = 4) -> int:
@@ -65,7 +67,7 @@ def frequency_cost(s: Shape, tile: tuple[int, int], cached: bool) -> float:
     else:
         kernel_height, kernel_width = s.kernel
         made = 2 * f * kernel_width * kernel_height + 4 * f * n * kernel_height
-        spectrum = kernels * (TRANSFORM * made + CACHED_BYTE * 8 * n * f)
+        spectrum = MAKING * kernels * (TRANSFORM * made + CACHED_BYTE * 8 * n * f)
     return (
         product
         + tiles * TRANSFORM * (s.channels * forward + s.out_channels * inverse)
@@ -105,7 +107,7 @@ def choose_tile(
     best, best_cost = None, MARGIN * direct_cost(shape) / direct_speed
     for n in lengths(shape.height, kernel[0]):
         for m in lengths(shape.width, kernel[1]):
-            held = spectrum_bytes(shape.channels, shape.out_channels if cached else 1, (n, m))
+            held = spectrum_bytes(shape.channels, shape.out_channels if cached else 1, (n, m), shape.element)
             if max(n, m) > MAX_TILE or held > memory_limit:
                 continue
             cost = frequency_cost(shape, (n, m), cached)

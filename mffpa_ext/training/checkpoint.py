@@ -17,7 +17,7 @@ from mffpa_ext.errors import UserError
 from mffpa_ext.models import DefectNetwork, create_model
 
 FORMAT = "mffpa_ext.checkpoint"
-VERSION = 1
+VERSION = 2
 
 # What every checkpoint holds, and what continuing its run needs beside that.
 _KEYS = {"config": dict, "preprocessing": dict, "notes": list, "model_facts": dict, "model": dict, "epoch": int,

@@ -2,9 +2,12 @@
 // Fake kernels and autograd are registered in mffpa_ext/ops/feature_norm.py.
 #include "feature_norm.h"
 
+#include <cstddef>
+#include <memory>
 #include <tuple>
 
 #include "common.h"
+#include "layout.h"
 
 namespace mffpa::bridge {
 namespace {
@@ -16,24 +19,13 @@ struct Input {
   ScalarType accumulator;
 };
 
-// As torch's is_contiguous(memory_format=channels_last), which the fake kernels use: strides of size-1 dimensions do
-// not count. What is contiguous as well is taken as contiguous.
-bool is_channels_last(const Tensor& x) {
-  if (x.is_contiguous()) return false;
-  std::int64_t expected = 1;
-  for (const std::int64_t dim : {1, 3, 2, 0}) {
-    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
-}
+// A call through the dispatcher costs as much as the kernel on a small tensor: none without need.
+Tensor as_contiguous(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
-Tensor by_pixel(const Tensor& x) {  // [batch, channels, height, width] to [batch, height, width, channels]
-  return torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
-}
-
-Tensor by_channel(const Tensor& x) {  // and back
-  return torch::stable::transpose(torch::stable::transpose(x, 2, 3), 1, 2);
+// Scratch memory of the accumulator type.
+std::unique_ptr<std::byte[]> make_workspace(const Input& in) {
+  const std::size_t element = in.dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+  return std::make_unique_for_overwrite<std::byte[]>(feature_norm_workspace(in.shape) * element);
 }
 
 Input check(const Tensor& x) {
@@ -41,7 +33,7 @@ Input check(const Tensor& x) {
   const bool channels_last = is_channels_last(x);
   const DType dtype = dtype_of(x, "feature_norm");
   return {{x.size(0), x.size(1), x.size(2), x.size(3), channels_last ? Layout::kChannelsLast : Layout::kContiguous},
-          dtype, channels_last ? x : torch::stable::contiguous(x),
+          dtype, channels_last ? x : as_contiguous(x),
           dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float};
 }
 
@@ -50,7 +42,7 @@ std::optional<Tensor> parameter(const std::optional<Tensor>& tensor, const Input
   require(tensor->dim() == 1 && tensor->size(0) == in.shape.channels && tensor->scalar_type() == in.accumulator &&
               tensor->is_cpu(),
           "feature_norm: ", name, " must have shape [", in.shape.channels, "] and the accumulator's dtype");
-  return torch::stable::contiguous(*tensor);
+  return as_contiguous(*tensor);
 }
 
 const void* data(const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
@@ -67,9 +59,9 @@ std::tuple<Tensor, Tensor> run_forward(const Tensor& x, const std::optional<Tens
                   : torch::stable::new_empty(x, {s.batch, s.channels, height, width});
   Tensor statistics = torch::stable::new_empty(x, {s.batch, s.channels, kStatisticsPerPlane}, in.accumulator);
   if (x.numel() != 0) {
-    Tensor workspace = torch::stable::new_empty(x, {feature_norm_workspace(s)}, in.accumulator);
+    const auto workspace = make_workspace(in);
     feature_norm_forward_cpu(in.dtype, s, options, in.x.const_data_ptr(), data(w), data(b), y.mutable_data_ptr(),
-                             statistics.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+                             statistics.mutable_data_ptr(), workspace.get(), torch_parallel_for);
   } else {
     torch::stable::zero_(statistics);
   }
@@ -102,18 +94,18 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_y, const Tens
               statistics.size(2) == kStatisticsPerPlane && statistics.scalar_type() == in.accumulator,
           "feature_norm_backward: statistics must be those of the forward pass");
   const bool last = s.layout == Layout::kChannelsLast;
-  const Tensor dy = torch::stable::contiguous(last ? by_pixel(grad_y) : grad_y);
-  const Tensor stats = torch::stable::contiguous(statistics);
+  const Tensor dy = as_contiguous(last ? by_pixel(grad_y) : grad_y);
+  const Tensor stats = as_contiguous(statistics);
   Tensor grad_x = last ? torch::stable::new_empty(x, {s.batch, s.height, s.width, s.channels})
                        : torch::stable::new_empty(x, {s.batch, s.channels, s.height, s.width});
   Tensor grad_weight = torch::stable::new_empty(x, {s.batch, s.channels}, in.accumulator);
   Tensor grad_bias = torch::stable::new_empty(x, {s.batch, s.channels}, in.accumulator);
   if (x.numel() != 0) {
-    Tensor workspace = torch::stable::new_empty(x, {feature_norm_workspace(s)}, in.accumulator);
+    const auto workspace = make_workspace(in);
     feature_norm_backward_cpu(in.dtype, s, {eps, relu, false}, dy.const_data_ptr(), in.x.const_data_ptr(), data(w),
                               data(b), stats.const_data_ptr(), grad_x.mutable_data_ptr(),
                               grad_weight.mutable_data_ptr(), grad_bias.mutable_data_ptr(),
-                              workspace.mutable_data_ptr(), torch_parallel_for);
+                              workspace.get(), torch_parallel_for);
   } else {
     torch::stable::zero_(grad_weight);
     torch::stable::zero_(grad_bias);

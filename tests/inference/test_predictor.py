@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,13 +59,13 @@ def test_large_kernels_run_in_the_frequency_domain() -> None:
     predictor, batch = Predictor(network(), device="cpu"), images(1, height=320, width=128)
     prediction = predictor(batch)
     large = [module for module in predictor.model.modules() if isinstance(module, LargeKernelConv2d)]
-    assert any(module._spectrum is not None for module in large)
+    assert any(module._spectra is not None for module in large)
     decision, mask = eager(network(), batch)
     assert abs(prediction.logit.double() / decision[:, 0] - 1) < 1e-4
     torch.testing.assert_close(prediction.mask_logits.double(), mask[:, 0], rtol=1e-4, atol=1e-4)
     bounded = Predictor(network(), device="cpu", memory_limit=1000)
     bounded(batch)
-    assert all(module._spectrum is None for module in bounded.model.modules() if isinstance(module, LargeKernelConv2d))
+    assert all(module._spectra is None for module in bounded.model.modules() if isinstance(module, LargeKernelConv2d))
 
 
 @pytest.mark.parametrize("precision, tolerance", [("bf16", 0.05), ("fp16", 0.01)])
@@ -88,6 +89,18 @@ def test_pixels_may_be_bytes_or_numbers_in_any_layout() -> None:
     expected = predictor(batch).logit
     for same in (batch.float() / 255, batch.double() / 255, batch.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(predictor(same).logit, expected)
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    predictor, batch = Predictor(network(), device="cpu"), images()
+    expected = predictor(batch).logit
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(predictor(batch).logit, expected)
+
+
+def test_half_networks_can_be_run_in_float32() -> None:
+    predictor = Predictor(network().bfloat16(), "fp32", "cpu")
+    assert all(parameter.dtype == torch.float32 for parameter in predictor.model.parameters())
 
 
 def test_it_is_a_snapshot() -> None:
@@ -134,6 +147,8 @@ def test_reading_an_image_file(checkpoint: Path, tmp_path: Path) -> None:
     [
         (torch.zeros(8, 8), r"\[batch, channels, height, width\].*got shape \(8, 8\)"),
         (torch.zeros(1, 1, 64, 64, dtype=torch.int64), "uint8, or floating point in 0..1, got torch.int64"),
+        (torch.full((1, 1, 64, 64), 255.0), "must be in 0..1, got 255 to 255"),
+        (np.zeros((1, 64, 64), np.uint8), "must be a tensor .*got ndarray"),
         (torch.zeros(1, 3, 64, 64), r"must be \[batch, 1, height, width\], got \(1, 3, 64, 64\)"),
         (torch.zeros(1, 1, 60, 64), "multiples of 8 and at least 16, got 60x64"),
     ],
@@ -150,3 +165,5 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         Predictor(tmp_path / "none.pt")
     with pytest.raises(UserError, match="--device quantum"):
         Predictor(network(), device="quantum")
+    with pytest.raises(TypeError, match="a checkpoint file or a network, got OrderedDict"):
+        Predictor(network().state_dict())

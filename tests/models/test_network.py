@@ -112,7 +112,7 @@ def test_construction_follows_the_seed(name: str) -> None:
 
 def test_convolution_blocks_start_xavier_normal_and_neutral() -> None:
     model = create_model("mffpa")
-    conv = model.segmentation.large_kernel.conv
+    conv = model.segmentation.large_kernel[0]
     deviation = (2 / ((128 + 256) * 15 * 15)) ** 0.5
     assert conv.bias is None
     assert conv.weight.std().item() == pytest.approx(deviation, rel=0.01)

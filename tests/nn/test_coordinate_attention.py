@@ -115,3 +115,24 @@ def test_squeeze_excitation_refuses_fewer_channels_than_its_reduction() -> None:
     assert SqueezeExcitation(16).fc1.out_channels == 1
     with pytest.raises(ValueError, match="at least reduction=16 channels, got 15"):
         SqueezeExcitation(15)
+
+
+def test_replaced_layers_are_used() -> None:
+    """The fused operator knows the published layers alone."""
+    x = torch.randn(2, 16, 7, 5, generator=torch.Generator().manual_seed(0))
+    changes = {
+        "act": torch.nn.ReLU(),
+        "bn1": torch.nn.BatchNorm2d(8, affine=False),
+        "conv_h": torch.nn.Conv2d(8, 16, 1, bias=False),
+    }
+    for name, layer in changes.items():
+        module = CoordinateAttention(16).eval()
+        setattr(module, name, layer.eval())
+        expected = module(x).detach()
+        with torch.no_grad():
+            torch.testing.assert_close(module(x), expected)
+    module = CoordinateAttention(16).eval()
+    module.bn1 = torch.nn.BatchNorm2d(8, track_running_stats=False).eval()
+    expected = module(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected)

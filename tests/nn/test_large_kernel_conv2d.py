@@ -2,6 +2,7 @@
 
 import copy
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,6 +22,10 @@ def pair(**settings) -> tuple[nn.Conv2d, LargeKernelConv2d]:
 X = torch.randn(2, 48, 48, 40, generator=torch.Generator().manual_seed(1))
 
 
+def kept_of(module: LargeKernelConv2d) -> torch.Tensor:
+    return list(module._spectra.of_tile.values())[-1]
+
+
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
@@ -31,11 +36,11 @@ def test_outputs_and_gradients(settings: dict) -> None:
     plain, ours = pair(**settings)
     with torch.no_grad():
         close(ours(X), plain(X))
-    assert ours._spectrum is not None
+    assert ours._spectra is not None
     ours.forget_spectrum()
     x, z = X.clone().requires_grad_(), X.clone().requires_grad_()
     expected, actual = plain(x), ours(z)
-    assert ours._spectrum is None, "while training, a spectrum is used once and not kept"
+    assert ours._spectra is None, "while training, a spectrum is used once and not kept"
     close(actual, expected)
     dy = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     expected.backward(dy), actual.backward(dy)
@@ -44,17 +49,23 @@ def test_outputs_and_gradients(settings: dict) -> None:
         close(one.grad, other.grad)
 
 
-@pytest.mark.parametrize("change", ["optimiser", "in place", "load_state_dict", "new parameter", "dtype"])
+@pytest.mark.parametrize("change", ["optimiser", "fused optimiser", "in place", "data", "load_state_dict", "new parameter", "dtype"])
 def test_a_changed_weight_is_noticed(change: str) -> None:
     plain, ours = pair()
     with torch.no_grad():
         ours(X)
     other = nn.Conv2d(48, 64, 15, padding=7)
     x = X
-    if change == "optimiser":
+    if "optimiser" in change:
         for module in (plain, ours):
             module(X).sum().backward()
-            torch.optim.SGD(module.parameters(), 1e-3).step()
+        with torch.no_grad():
+            ours(X)  # between the gradient and the step
+        for module in (plain, ours):  # fused, it does not count in the weight's version
+            torch.optim.SGD(module.parameters(), 1e-3, fused=change.startswith("fused")).step()
+    elif change == "data":
+        for module in (plain, ours):
+            module.weight.data[0] = 0
     elif change == "in place":
         with torch.no_grad():
             for module in (plain, ours):
@@ -69,16 +80,85 @@ def test_a_changed_weight_is_noticed(change: str) -> None:
         close(ours(x), plain(x))
 
 
+@torch.no_grad()
+def test_a_frozen_weight_that_changes_is_noticed() -> None:
+    plain, ours = pair()
+    for module in (plain, ours):
+        module.requires_grad_(False)
+    close(ours(X), plain(X))
+    for module in (plain, ours):
+        module.weight[0] = 0
+    close(ours(X), plain(X))
+    for seed in range(3):  # a new parameter may lie where the old one lay
+        torch.manual_seed(seed)
+        ours.weight = None
+        ours.weight = nn.Parameter(torch.randn(plain.weight.shape), requires_grad=False)
+        plain.weight = ours.weight
+        close(ours(X), plain(X))
+
+
+@torch.no_grad()
+def test_weights_that_are_computed_are_not_kept() -> None:
+    plain, ours = pair()
+    for seed in range(3):
+        weight = torch.randn(plain.weight.shape, generator=torch.Generator().manual_seed(seed))
+        values = {"weight": weight, "bias": plain.bias}
+        close(torch.func.functional_call(ours, values, X), torch.func.functional_call(plain, values, X))
+    for module in (plain, ours):
+        nn.utils.parametrizations.weight_norm(module)
+    for factor in (1, 2):
+        for module in (plain, ours):
+            module.parametrizations.weight.original0.mul_(factor)
+        close(ours(X), plain(X))
+
+
+def test_transforms_of_functions_see_a_direct_convolution() -> None:
+    plain, ours = pair()
+    ours.requires_grad_(False), plain.requires_grad_(False)
+    for one, other in zip(torch.func.jvp(ours, (X,), (X,)), torch.func.jvp(plain, (X,), (X,)), strict=True):
+        close(one, other)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, X)
+        assert torch.autograd.forward_ad.unpack_dual(ours(dual)).tangent is not None
+    close(torch.vmap(ours)(X[:, None])[:, 0], plain(X))
+    close(torch.func.grad(lambda x: ours(x).sum())(X), torch.func.grad(lambda x: plain(x).sum())(X))
+
+
+def test_threads_with_different_images() -> None:
+    plain, ours = pair()
+    ours.requires_grad_(False)
+    images = [X, X[..., :20].contiguous()]
+    expected = [plain(image).detach() for image in images]
+
+    def work(index: int) -> None:
+        for _ in range(10):
+            close(ours(images[index]), expected[index])
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, [0, 1]))
+
+
+def test_unbatched_images() -> None:
+    plain, ours = pair()
+    with torch.no_grad():
+        close(ours(X[0]), plain(X[0]))
+
+
 def test_it_is_made_once() -> None:
     _, ours = pair()
     with torch.inference_mode():
         ours(X)
-        kept = ours._spectrum.tensor
+        kept = kept_of(ours)
         ours(X[:1])
         ours(torch.cat([X, X]))
-        assert ours._spectrum.tensor is kept, "whatever the batch size"
+        assert kept_of(ours) is kept, "whatever the batch size"
         ours(X[..., :20])
-        assert ours._spectrum.tensor is not kept, "other tiles for another size"
+        assert kept_of(ours) is not kept, "other tiles for another size"
+        ours(X)
+        assert kept_of(ours) is kept, "both are kept"
+        ours.memory_limit = kept.nbytes
+        ours(X)
+        assert list(ours._spectra.of_tile.values()) == [kept], "as many as there is room for, the latest"
 
 
 def test_weights_created_in_inference_mode_are_never_kept() -> None:
@@ -89,7 +169,7 @@ def test_weights_created_in_inference_mode_are_never_kept() -> None:
         for module in (plain, ours):
             module.weight.mul_(2)
         close(ours(X), plain(X))
-    assert ours._spectrum is None
+    assert ours._spectra is None
 
 
 def test_copies_and_pickles_leave_the_spectrum_behind() -> None:
@@ -97,7 +177,7 @@ def test_copies_and_pickles_leave_the_spectrum_behind() -> None:
     with torch.no_grad():
         ours(X)
         twin = copy.deepcopy(ours)
-        assert twin._spectrum is None and ours._spectrum is not None
+        assert twin._spectra is None and ours._spectra is not None
         file = io.BytesIO()
         torch.save(ours, file)
         assert file.tell() < 2 * sum(p.numel() * 4 for p in ours.parameters())
@@ -111,7 +191,7 @@ def test_memory_limit() -> None:
     ours.memory_limit = 1000
     with torch.no_grad():
         assert torch.equal(ours(X), plain(X)), "direct"
-    assert ours._spectrum is None
+    assert ours._spectra is None
 
 
 def test_compiled_and_exported_it_is_a_convolution() -> None:

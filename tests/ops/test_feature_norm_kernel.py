@@ -67,6 +67,29 @@ def check_all() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_large_results_are_those_of_their_samples(isa: str) -> None:
+    """Results of 4 MiB and more are stored past the cache."""
+    run_with_isa(isa, "from tests.ops import test_feature_norm_kernel as t; t.check_large()")
+
+
+def check_large() -> None:
+    """Runs in the child."""
+    generator = torch.Generator().manual_seed(0)
+    for dtype, layout in itertools.product((torch.float32, torch.bfloat16), LAYOUTS.values()):
+        x, dy = torch.randn(2, 4, 16, 144, 256, generator=generator).to(dtype)
+
+        def run(rows: slice) -> list[Tensor]:
+            part = x[rows].contiguous(memory_format=layout).requires_grad_()
+            y = ops.feature_norm(part, relu=True)
+            return [y.detach(), *torch.autograd.grad(y, part, dy[rows])]
+
+        samples = [run(slice(i, i + 1)) for i in range(4)]
+        for together, parts in zip(run(slice(4)), zip(*samples, strict=True), strict=True):
+            assert torch.equal(together, torch.cat(parts)), (dtype, layout)
+
+
+@needs_kernels
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_plane_far_from_zero_does_not_cancel(layout: str) -> None:
     """Mean 1e4, deviation 1e-2: closer than a float32 mean, whose rounding alone would cost 5e-3, allows."""

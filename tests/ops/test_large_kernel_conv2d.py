@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mffpa_ext import ops
 from mffpa_ext.ops import overlap_save, tile_choice
-from tests.ops.support import run_python
+from tests.ops.support import SANITIZED, run_python
 
 # batch, channels, out_channels, (height, width), kernel, padding, tile
 CASES = [
@@ -85,8 +85,8 @@ def test_error_is_at_most_twice_that_of_the_direct_convolution(dtype: torch.dtyp
         assert error(a, e) <= 2 * error(n, e) + floor, name
 
 
-def test_values_far_from_zero_do_not_spread() -> None:
-    """An error relative to the whole tile, as any FFT's: a bright spot costs its neighbourhood float32's rounding."""
+def test_errors_are_relative_to_the_tiles_largest_value() -> None:
+    """As any FFT's: a bright spot costs its tiles float32's rounding of itself, and what is not finite spoils them."""
     x = torch.zeros(1, 16, 64, 64)
     x[:, :, 30, 30] = 1e4
     weight = torch.randn(16, 16, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -94,6 +94,42 @@ def test_values_far_from_zero_do_not_spread() -> None:
     y = ops.large_kernel_conv2d(x, weight, None, 4, tile=(24, 24))
     assert error(y, exact) <= 1e-6 * exact.abs().max().item()
     assert not y[:, :, 50:].any(), "tiles without it are exactly 0"
+    x[:, :, 30, 30] = float("inf")
+    y = ops.large_kernel_conv2d(x, weight, None, 4, tile=(24, 24))
+    assert not y[:, :, 26:35, 26:35].isfinite().any() and not y[:, :, 50:].any()
+
+
+def test_half_weights_with_a_spectrum_have_gradients() -> None:
+    x, weight, _ = make((1, 4, 4, (20, 20), (9, 9), (4, 4), None), torch.bfloat16)
+    spectrum = ops.large_kernel_spectrum(weight, (16, 16))
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    results = []
+    for kernels in (None, spectrum):
+        y = ops.large_kernel_conv2d(x, weight, None, 4, kernels, (16, 16))
+        results.append((y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_an_explicit_tile_holds_under_autocast() -> None:
+    x, weight, _ = make((1, 4, 4, (20, 20), (9, 9), (4, 4), None), torch.float32)
+    expected = ops.large_kernel_conv2d(x, weight, None, 4, tile=(16, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ops.large_kernel_conv2d(x, weight, None, 4, tile=(16, 16)), expected)
+
+
+def test_no_output_channels() -> None:
+    x = torch.randn(1, 3, 12, 12, requires_grad=True)
+    y = ops.large_kernel_conv2d(x, torch.empty(0, 3, 5, 5), None, 2, tile=(8, 8))
+    assert y.shape == (1, 0, 12, 12)
+    y.sum().backward()
+    assert not x.grad.any()
+
+
+def test_transforms_are_made_for_the_cpu_whatever_the_default_device_is() -> None:
+    overlap_save.transforms.cache_clear()
+    with torch.device("meta"):
+        made = overlap_save.transforms((11, 13), (5, 5), torch.float32)
+    assert all(matrix.device.type == "cpu" for matrix in made)
 
 
 def test_layout_follows_the_input() -> None:
@@ -104,6 +140,7 @@ def test_layout_follows_the_input() -> None:
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, expected)
     strided = torch.stack([x, x], -1)[..., 0]
     assert torch.equal(ops.large_kernel_conv2d(strided, weight, None, (2, 1), tile=(9, 8)), expected)
+    assert ops.large_kernel_conv2d(strided, weight, None, (2, 1), tile=(9, 8)).is_contiguous()
     flipped = weight.flip(0).contiguous().flip(0)
     assert torch.equal(ops.large_kernel_conv2d(x, flipped, None, (2, 1), tile=(9, 8)), expected)
 
@@ -230,7 +267,7 @@ def test_direct_under_autocast_and_compilation() -> None:
 
 def test_work_space_stays_below_the_limit() -> None:
     """Of the parts that the work is cut into; a row of tiles is the least."""
-    from mffpa_ext.ops.large_kernel_conv2d import _strips
+    from mffpa_ext.ops.large_kernel_operators import _strips
 
     tile, kernel, size = (24, 24), (9, 9), (200, 100)
     grid = overlap_save.grid_of(size, kernel, tile)
@@ -243,6 +280,24 @@ def test_work_space_stays_below_the_limit() -> None:
             used = len(range(5)[images]) * rows * grid.columns * each
             assert used <= max(limit, grid.columns * each)
         assert (covered == 1).all()
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers keep freed memory")
+def test_measured_memory_stays_near_the_limit() -> None:
+    """Peak resident memory of a call, beside its input and output, in a process of its own."""
+    code = """
+import re, sys, torch
+from mffpa_ext import ops
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
+x, w = torch.randn(1, 32, 1200, 256), torch.randn(32, 32, 9, 9)
+ops.large_kernel_conv2d(x[:, :, :64], w, None, 4, tile=(32, 40))
+before = peak()
+y = ops.large_kernel_conv2d(x, w, None, 4, tile=(32, 40), memory_limit=int(sys.argv[1]))
+print(peak() - before - 3 * y.nbytes)  # the output, in both layouts, and the padded input
+"""
+    small, large = (int(run_python(code, str(limit * 2**20))) for limit in (16, 160))
+    assert small < 32 * 2**20 < large
 
 
 # wrong arguments
@@ -261,7 +316,8 @@ def test_work_space_stays_below_the_limit() -> None:
         ({"x": torch.zeros(1, 3, 2, 12), "padding": 0}, r"a 2x12 image padded by \(0, 0\) is smaller than the kernel"),
         ({"tile": (4, 8)}, r"tile must be at least the kernel \(5, 5\), got \(4, 8\)"),
         ({"spectrum": torch.zeros(1)}, "a spectrum needs the tile"),
-        ({"spectrum": torch.zeros(1), "tile": (8, 8)}, r"spectrum must have shape \(40, 2, 4, 3\).*got \(1,\); make it"),
+        ({"spectrum": torch.zeros(1), "tile": (8, 8)}, r"spectrum must have shape \(40, 2, 4, 3\).*got \(1,\), .*; make it"),
+        ({"spectrum": torch.zeros(40, 2, 4, 3, dtype=torch.float64), "tile": (8, 8)}, "dtype torch.float32, got .*float64"),
     ],
 )
 def test_wrong_arguments(change: dict, message: str) -> None:

@@ -30,6 +30,7 @@ def check_isa(expected: str) -> None:
     for dtype in HALF_TYPES:
         check_all_bit_patterns(dtype)
         check_rounding(dtype)
+        check_rounding_of_all_bits(dtype)
     check_softmax_of_extreme_logits()
 
 
@@ -71,6 +72,29 @@ def check_rounding(dtype: torch.dtype) -> None:
         known = ~expected.isnan()
         assert torch.equal(y[known], expected[known]), (dtype, factor)
         assert y[~known].isnan().all(), (dtype, factor)
+
+
+def check_rounding_of_all_bits(dtype: torch.dtype) -> None:
+    """Sums of three half numbers are floats that use all 24 bits: random ones, ties, and both neighbours of ties.
+
+    With K = 2 and equal logits the weights are exactly 1/4, so that a pixel is the sum over its window of value * mask.
+    """
+    mantissas = torch.randint(2**23, 2**24, (2**14 + 5,), generator=torch.Generator().manual_seed(0))
+    lost = 24 - (8 if dtype == torch.bfloat16 else 11)
+    ties = (mantissas >> lost << lost) + 2 ** (lost - 1)
+    numbers = torch.cat([mantissas, ties - 1, ties, ties + 1, -mantissas, -ties]).float() * 2.0**-24
+    rest, parts = numbers, []
+    for order in range(3):  # each takes the leading bits of what is left, scaled up to where float16 holds them
+        parts.append((rest * 2.0 ** (8 * order)).to(dtype))
+        rest = rest - parts[-1].float() * 2.0 ** (-8 * order)
+    assert not rest.any(), "three parts hold every bit"
+    value = 2.0**-8 * torch.stack([*parts, torch.zeros_like(parts[0])]).reshape(1, 2, 2, -1)  # numbers as channels
+    for exponent in range(-18, 4):  # for float16 down to subnormal numbers
+        factors = torch.tensor([4 * 2.0 ** (8 + exponent - 8 * order) for order in (0, 1, 2, 0)], dtype=dtype)
+        mask = factors.repeat(4).reshape(1, 1, 1, 16)
+        y = ops.outlook_attention(value, torch.zeros_like(mask), 1, 2, stride=2, padding=0, dropout_mask=mask)
+        expected = (numbers * 2.0**exponent).to(dtype)
+        assert torch.equal(y, expected.expand_as(y)), (dtype, exponent)
 
 
 def check_softmax_of_extreme_logits() -> None:

@@ -63,7 +63,7 @@ def foreign_types(value: Any, where: str = "") -> list[str]:
 def test_round_trip_and_restored_network(path: Path, state: dict, network: torch.nn.Module) -> None:
     save_checkpoint(path, state)
     raw = torch.load(path, weights_only=True)
-    assert (raw["format"], raw["version"]) == ("mffpa_ext.checkpoint", 1)
+    assert (raw["format"], raw["version"]) == ("mffpa_ext.checkpoint", 2)
     restored = mffpa_ext.load(path)
     assert same_weights(restored.state_dict(), network.state_dict())
     assert not restored.training
@@ -144,7 +144,7 @@ class _Bomb:
 def test_a_malicious_pickle_is_refused_and_runs_nothing(path: Path, archive: bool) -> None:
     mark = path.parent / "it ran"
     if archive:
-        torch.save({"format": "mffpa_ext.checkpoint", "version": 1, "model": _Bomb(mark)}, path)
+        torch.save({"format": "mffpa_ext.checkpoint", "version": 2, "model": _Bomb(mark)}, path)
     else:
         path.write_bytes(pickle.dumps({"format": "mffpa_ext.checkpoint", "model": _Bomb(mark)}))
     refused(path, "nothing of it was run" if archive else "found a file of another kind")
@@ -194,10 +194,10 @@ def test_checkpoints_of_other_programs(path: Path, content: Any) -> None:
     refused(path, "written by another program")
 
 
-@pytest.mark.parametrize("version", [2, None, "1"])
+@pytest.mark.parametrize("version", [1, None, "2"])
 def test_another_version_says_which(path: Path, state: dict, version: object) -> None:
     torch.save({"format": "mffpa_ext.checkpoint", **state, "version": version}, path)
-    refused(path, f"format version {version}, this version reads 1: use the mffpa_ext 0.1.0 that wrote it")
+    refused(path, f"format version {version}, this version reads 2: use the mffpa_ext 0.1.0 that wrote it")
 
 
 @pytest.mark.parametrize("key", ["config", "notes", "model_facts", "model", "epoch", "best"])
