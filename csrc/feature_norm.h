@@ -50,4 +50,17 @@ void feature_norm_backward_cpu(DType dtype, const PlaneShape& shape, const Featu
                                const void* statistics, void* grad_x, void* grad_weight_parts, void* grad_bias_parts,
                                void* workspace, ParallelFor parallel);
 
+// Device pointers; kernels are put into `stream`, a cudaStream_t, of the current device. Two launches each. Throw
+// std::runtime_error with CUDA's text where a launch fails.
+std::int64_t feature_norm_workspace_cuda(const PlaneShape& shape);
+
+void feature_norm_forward_cuda(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options, const void* x,
+                               const void* weight, const void* bias, void* y, void* statistics, void* workspace,
+                               void* stream);
+
+void feature_norm_backward_cuda(DType dtype, const PlaneShape& shape, const FeatureNormOptions& options,
+                                const void* grad_y, const void* x, const void* weight, const void* bias,
+                                const void* statistics, void* grad_x, void* grad_weight_parts, void* grad_bias_parts,
+                                void* workspace, void* stream);
+
 }  // namespace mffpa

@@ -9,11 +9,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MFFPA_HOST_DEVICE __host__ __device__
-#else
-#define MFFPA_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace mffpa {
 

@@ -32,26 +32,32 @@ MFFPA_DEVICE float exponential(float x) { return expf(x); }
 MFFPA_DEVICE double exponential(double x) { return exp(x); }
 MFFPA_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 MFFPA_DEVICE double larger(double a, double b) { return fmax(a, b); }
+MFFPA_DEVICE float root(float x) { return sqrtf(x); }
+MFFPA_DEVICE double root(double x) { return sqrt(x); }
+// a * b + c rounded once: written out where two kernels must agree to the bit.
+MFFPA_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+MFFPA_DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
 constexpr int kVectorBytes = 16;  // the widest access of a thread
 
 template <class T>
 constexpr int kVectorSize = kVectorBytes / int(sizeof(T));
 
-// One 16-byte access. The address must be a multiple of 16: ask is_aligned about every pointer at the launch.
-template <class T>
-struct alignas(kVectorBytes) Vector {
-  T at[kVectorSize<T>];
+// One access of N elements, 16 bytes unless said otherwise. The address must be a multiple of its size: ask is_aligned
+// about every pointer at the launch.
+template <class T, int N = kVectorSize<T>>
+struct alignas(N * sizeof(T)) Vector {
+  T at[N];
 };
 
-template <class T>
-MFFPA_DEVICE Vector<T> load_vector(const T* from) {
-  return *reinterpret_cast<const Vector<T>*>(from);
+template <class T, int N = kVectorSize<T>>
+MFFPA_DEVICE Vector<T, N> load_vector(const T* from) {
+  return *reinterpret_cast<const Vector<T, N>*>(from);
 }
 
-template <class T>
-MFFPA_DEVICE void store_vector(T* to, const Vector<T>& vector) {
-  *reinterpret_cast<Vector<T>*>(to) = vector;
+template <class T, int N>
+MFFPA_DEVICE void store_vector(T* to, const Vector<T, N>& vector) {
+  *reinterpret_cast<Vector<T, N>*>(to) = vector;
 }
 
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0; }

@@ -36,7 +36,7 @@ def feature_norm(
     """
     _check(x, weight, bias)
     weight, bias = _parameters(x, weight, bias)
-    if use_compiled(x):
+    if use_compiled(x, operator="feature_norm"):
         return torch.ops.mffpa_ext.feature_norm(x, weight, bias, eps, relu)[0]
     return reference.feature_norm(x, weight, bias, eps, relu)
 
@@ -56,7 +56,7 @@ def feature_norm_pool(
     needs_gradient = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
     )
-    if needs_gradient or not use_compiled(x):
+    if needs_gradient or not use_compiled(x, operator="feature_norm_pool"):
         return torch.nn.functional.max_pool2d(feature_norm(x, weight, bias, eps, relu), 2)
     return torch.ops.mffpa_ext.feature_norm_pool(x, weight, bias, eps, relu)
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/feature_norm_config.h"
 #include "cuda/launch_config.h"
 #include "cuda/outlook_config.h"
 
@@ -111,6 +112,35 @@ void beyond_32_bits() {
   expect(!refusal(outlook_gather_launch(shape(512, 4096, 4096, 4, 127))).empty(), "more than 2^31 blocks are refused");
 }
 
+// A chunk's and a tile's bounds, for every layout and access: all of the tensor is covered, in blocks that fit.
+void feature_norm() {
+  for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast})
+    for (const std::int64_t channels : {1, 3, 8, 64, 65, 72, 1000})
+      for (const std::int64_t pixels : {std::int64_t(1), std::int64_t(35), std::int64_t(2320), std::int64_t(148480),
+                                        std::int64_t(1) << 33})
+        for (const int vector : {1, 2, 4, 8}) {
+          const PlaneShape s{2, channels, 1, pixels, layout};
+          const bool by_pixel = layout == Layout::kChannelsLast;
+          const std::int64_t chunk = feature_norm_chunk(layout, pixels);
+          const FeatureNormGrid g(s, pixels, chunk, by_pixel ? vector : 1, by_pixel ? 1 : vector);
+          const int columns = g.groups * (by_pixel ? vector : 1);
+          const LaunchConfig config = g.launch(columns, 7, 8);
+          expect(refusal(config).empty() && config.threads % kWarpSize == 0 &&
+                     config.threads <= kFeatureNormThreads,
+                 "feature norm: every shape fits");
+          expect(chunk % 8 == 0 && g.chunks * chunk >= pixels && (g.chunks - 1) * chunk < pixels,
+                 "feature norm: chunks cover a plane, in whole vectors");
+          expect(g.tiles * columns >= channels && (g.tiles - 1) * columns < channels,
+                 "feature norm: tiles cover the channels");
+          expect(columns <= config.threads && config.threads % g.groups == 0, "feature norm: a thread per column");
+          expect(g.chunks * g.chunks <= pixels, "feature norm: partial sums stay a fraction of the tensor");
+          expect(config.shared_bytes <= 10 * 1024, "feature norm: shared memory leaves room for many blocks");
+        }
+  const FeatureNormGrid large({1, 64, 232, 640, Layout::kContiguous}, 232 * 640,
+                              feature_norm_chunk(Layout::kContiguous, 232 * 640), 1, 4);
+  expect(large.launch(1, 3, 4).blocks >= 1000, "feature norm: one image of 64 large planes fills a GPU");
+}
+
 }  // namespace
 
 int main() {
@@ -119,6 +149,7 @@ int main() {
   tiles();
   general();
   beyond_32_bits();
+  feature_norm();
   if (failures == 0) std::printf("all launch configurations hold\n");
   return failures == 0 ? 0 : 1;
 }

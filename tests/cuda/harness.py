@@ -106,6 +106,17 @@ class OutlookShape(ctypes.Structure):
     ]
 
 
+class PlaneShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in "batch channels height width".split()),
+        ("channels_last", ctypes.c_int),
+    ]
+
+
+class FeatureNormOptions(ctypes.Structure):
+    _fields_ = [("eps", ctypes.c_double), ("relu", ctypes.c_bool), ("pool", ctypes.c_bool)]
+
+
 class Kernels:
     """The launch functions of a library that holds kernels_interface.cpp. Tensors must be contiguous."""
 

@@ -2,6 +2,7 @@
 #include <exception>
 #include <string>
 
+#include "feature_norm.h"
 #include "outlook_attention.h"
 
 namespace {
@@ -23,7 +24,9 @@ const char* report(Body body) {
 extern "C" {
 
 using mffpa::DType;
+using mffpa::FeatureNormOptions;
 using mffpa::OutlookShape;
+using mffpa::PlaneShape;
 
 const char* outlook_attention_forward(int dtype, const OutlookShape* shape, double scale, const void* value,
                                       const void* logits, const void* mask, void* output) {
@@ -38,6 +41,28 @@ const char* outlook_attention_backward(int dtype, const OutlookShape* shape, dou
   return report([&] {
     mffpa::outlook_attention_backward_cuda(DType(dtype), *shape, scale, value, logits, mask, grad_output, grad_value,
                                            grad_logits, workspace, nullptr);
+  });
+}
+
+const char* feature_norm_workspace(int, const PlaneShape* shape, std::int64_t* elements) {
+  return report([&] { *elements = mffpa::feature_norm_workspace_cuda(*shape); });
+}
+
+const char* feature_norm_forward(int dtype, const PlaneShape* shape, const FeatureNormOptions* options, const void* x,
+                                 const void* weight, const void* bias, void* y, void* statistics, void* workspace) {
+  return report([&] {
+    mffpa::feature_norm_forward_cuda(DType(dtype), *shape, *options, x, weight, bias, y, statistics, workspace,
+                                     nullptr);
+  });
+}
+
+const char* feature_norm_backward(int dtype, const PlaneShape* shape, const FeatureNormOptions* options,
+                                  const void* grad_y, const void* x, const void* weight, const void* bias,
+                                  const void* statistics, void* grad_x, void* grad_weight, void* grad_bias,
+                                  void* workspace) {
+  return report([&] {
+    mffpa::feature_norm_backward_cuda(DType(dtype), *shape, *options, grad_y, x, weight, bias, statistics, grad_x,
+                                      grad_weight, grad_bias, workspace, nullptr);
   });
 }
 

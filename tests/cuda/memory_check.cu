@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/elements.h"
+#include "feature_norm.h"
 #include "outlook_attention.h"
 #include "outlook_window.h"
 
@@ -84,10 +85,54 @@ void outlook_attention() {
   all_dtypes({1, 2, 2, 1, 2, 7, 2, 3, 0, 0}, true);
 }
 
+template <class T>
+void feature_norm(DType dtype, const PlaneShape& s, bool parameters) {
+  using A = cuda::Accumulator<T>;
+  const std::int64_t planes = s.batch * s.channels, count = planes * s.height * s.width;
+  Array<T> x(count), grad_y(count), y(count), grad_x(count), pooled(planes * (s.height / 2) * (s.width / 2));
+  Array<A> weight(s.channels), bias(s.channels), statistics(planes * kStatisticsPerPlane), grad_weight(planes);
+  Array<A> grad_bias(planes);
+  x.fill(), grad_y.fill(), weight.fill(), bias.fill();
+  const void *w = parameters ? weight.data() : nullptr, *b = parameters ? bias.data() : nullptr;
+  const auto with_workspace = [&](auto body) {
+    body(Array<A>(feature_norm_workspace_cuda(s)).data());
+  };
+  const auto forward = [&](bool pool, T* to) {
+    with_workspace([&](A* workspace) {
+      feature_norm_forward_cuda(dtype, s, {1e-3, true, pool}, x.data(), w, b, to, statistics.data(), workspace,
+                                nullptr);
+    });
+  };
+  if (s.height > 1 && s.width > 1) forward(true, pooled.data());
+  forward(false, y.data());
+  with_workspace([&](A* workspace) {
+    feature_norm_backward_cuda(dtype, s, {1e-3, true, false}, grad_y.data(), x.data(), w, b, statistics.data(),
+                               grad_x.data(), grad_weight.data(), grad_bias.data(), workspace, nullptr);
+  });
+  expect_written(y.is_written() && statistics.is_written(), "feature_norm: y");
+  expect_written(pooled.is_written() || s.height < 2 || s.width < 2, "feature_norm: pooled");
+  expect_written(grad_x.is_written(), "feature_norm: grad_x");
+  expect_written(grad_weight.is_written() && grad_bias.is_written(), "feature_norm: parameters' gradients");
+}
+
+void feature_norm() {
+  for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast})
+    // batch, channels, height, width: whole vectors, cut tiles of channels, several chunks, one element
+    for (const PlaneShape& s : {PlaneShape{1, 8, 6, 8, layout}, PlaneShape{1, 72, 2, 3, layout},
+                                PlaneShape{2, 3, 5, 7, layout}, PlaneShape{1, 1, 41, 30, layout},
+                                PlaneShape{1, 2, 1, 1, layout}}) {
+      feature_norm<float>(DType::kFloat32, s, true);
+      feature_norm<double>(DType::kFloat64, s, false);
+      feature_norm<__half>(DType::kFloat16, s, true);
+      feature_norm<__nv_bfloat16>(DType::kBFloat16, s, false);
+    }
+}
+
 }  // namespace
 }  // namespace mffpa
 
 int main() {
+  mffpa::feature_norm();
   mffpa::outlook_attention();
   std::printf("finished\n");
   return mffpa::failures == 0 ? 0 : 1;

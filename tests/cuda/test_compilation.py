@@ -15,7 +15,10 @@ from tests.cuda import harness
 ARCHITECTURES = ("80", "90", "100", "120")
 # As python/build_ninja.py calls it, with warnings as errors and a report about every kernel.
 FLAGS = ("-std=c++20", "-O3", "-Xcompiler=-fPIC,-Wall,-Werror", "-Werror=all-warnings", "-Xptxas=-v")
-KERNELS = ("tiled_forward", "general_forward", "tiled_logits", "tiled_value", "general_logits", "general_value")
+KERNELS = (
+    "tiled_forward", "general_forward", "tiled_logits", "tiled_value", "general_logits", "general_value",
+    "7moments", "9normalise", "normalise_and_pool", "gradient_sums", "gradient_of_x",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
