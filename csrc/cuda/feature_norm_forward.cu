@@ -200,8 +200,10 @@ void forward(const PlaneShape& s, const FeatureNormOptions& options, const T* x,
   const bool by_pixel = s.layout == Layout::kChannelsLast;
   const std::int64_t pixels = s.height * s.width, chunk = feature_norm_chunk(s.layout, pixels);
   const Partials<A> partials{workspace, pixels, chunk, ceil_div(pixels, chunk)};
-  const bool aligned = is_aligned(x) && is_aligned(y);
-  with_access<T>(s.layout, aligned && (by_pixel ? s.channels : pixels) % kVectorSize<T> == 0, [&]<class Access>(Access) {
+  const auto vectors = [&](std::int64_t along) {
+    return is_aligned(x) && is_aligned(y) && (by_pixel ? s.channels : along) % kVectorSize<T> == 0;
+  };
+  with_access<T>(s.layout, vectors(pixels), [&]<class Access>(Access) {
     const FeatureNormGrid g(s, pixels, chunk, Access::kLanes, by_pixel ? 1 : Access::N);
     launch(moments<T, Access>, g.launch(g.groups * Access::kLanes, 0, 0), stream, {g, x, partials});
     if (!options.pool)
@@ -210,7 +212,7 @@ void forward(const PlaneShape& s, const FeatureNormOptions& options, const T* x,
   });
   if (!options.pool) return;
   const std::int64_t out = (s.height / 2) * (s.width / 2), out_chunk = ceil_div(ceil_div(chunk, 4), 8) * 8;
-  with_access<T>(s.layout, aligned && (by_pixel ? s.channels : s.width) % kVectorSize<T> == 0, [&]<class Access>(Access) {
+  with_access<T>(s.layout, vectors(s.width), [&]<class Access>(Access) {
     const FeatureNormGrid g(s, out, out_chunk, Access::kLanes, by_pixel || Access::N == 1 ? 1 : Access::N / 2);
     launch(normalise_and_pool<T, Access>, g.launch(g.groups * Access::kLanes, 3, sizeof(A)), stream,
            {g, x, partials, weight, bias, A(options.eps), options.relu, s.width, y, statistics});

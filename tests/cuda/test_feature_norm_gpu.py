@@ -1,4 +1,4 @@
-"""Feature normalisation on a GPU: the CPU tests' cases, and what only a device can show. Skipped where there is none."""
+"""Feature normalisation on a GPU: the CPU tests' cases, and what only a device can show. Skips where there is none."""
 
 import pytest
 import torch
