@@ -25,6 +25,10 @@ struct GateOptions {
 std::int64_t directional_means_workspace(const PlaneShape& shape);
 void directional_means_cpu(DType dtype, const PlaneShape& shape, const void* x, void* by_row, void* by_column,
                            void* workspace, ParallelFor parallel);
+// Device pointers; kernels are put into `stream`, a cudaStream_t, of the current device. Two launches. Throws
+// std::runtime_error with CUDA's text where a launch fails.
+void directional_means_cuda(DType dtype, const PlaneShape& shape, const void* x, void* by_row, void* by_column,
+                            void* stream);
 
 // row_logits: row_size numbers per channel, height or 1. column_logits: width numbers per channel, or null for factor
 // 1. Both of the accumulator type.

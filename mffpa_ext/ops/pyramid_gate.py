@@ -31,7 +31,8 @@ def directional_means(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError when x is not such a tensor.
     """
     check_image("directional_means", x)
-    return torch.ops.mffpa_ext.directional_means(x) if use_compiled(x) else reference.directional_means(x)
+    compiled = use_compiled(x, operator="directional_means")
+    return torch.ops.mffpa_ext.directional_means(x) if compiled else reference.directional_means(x)
 
 
 def pyramid_gate(
@@ -54,7 +55,8 @@ def pyramid_gate(
     _check_logits(x, row_logits, column_logits)
     row_logits = row_logits.to(accumulator(x))
     column_logits = None if column_logits is None else column_logits.to(accumulator(x))
-    operator = torch.ops.mffpa_ext.pyramid_gate if use_compiled(x, row_logits) else reference.pyramid_gate
+    compiled = use_compiled(x, row_logits, operator="pyramid_gate")
+    operator = torch.ops.mffpa_ext.pyramid_gate if compiled else reference.pyramid_gate
     return operator(x, row_logits, column_logits, branches, softmax)
 
 

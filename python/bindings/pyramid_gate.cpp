@@ -6,6 +6,9 @@
 
 #include "common.h"
 #include "layout.h"
+#ifdef MFFPA_WITH_CUDA
+#include "cuda.h"
+#endif
 
 namespace mffpa::bridge {
 namespace {
@@ -51,15 +54,26 @@ GateOptions check_options(const Input& in, std::int64_t branches, bool softmax, 
   return {branches, softmax};
 }
 
-std::tuple<Tensor, Tensor> means_cpu(const Tensor& x) {
+void means_on_cpu(const Input& in, const Tensor& by_row, const Tensor& by_column) {
+  const Tensor workspace = in.workspace(directional_means_workspace(in.shape));
+  directional_means_cpu(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
+                        by_column.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+}
+
+#ifdef MFFPA_WITH_CUDA
+void means_on_cuda(const Input& in, const Tensor& by_row, const Tensor& by_column) {
+  const CudaScope scope(in.x);
+  directional_means_cuda(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
+                         by_column.mutable_data_ptr(), scope.stream());
+}
+#endif
+
+template <void (*run)(const Input&, const Tensor&, const Tensor&)>
+std::tuple<Tensor, Tensor> means(const Tensor& x) {
   const Input in = check(x, "directional_means");
   const PlaneShape& s = in.shape;
   Tensor by_row = in.empty_lines(s.height, x.scalar_type()), by_column = in.empty_lines(s.width, x.scalar_type());
-  if (x.numel() != 0) {
-    Tensor workspace = in.workspace(directional_means_workspace(s));
-    directional_means_cpu(in.dtype, s, in.x.const_data_ptr(), by_row.mutable_data_ptr(), by_column.mutable_data_ptr(),
-                          workspace.mutable_data_ptr(), torch_parallel_for);
-  }
+  if (x.numel() != 0) run(in, by_row, by_column);
   return {by_row, by_column};
 }
 
@@ -177,10 +191,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mffpa_ext, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CPU, library) {
-  library.impl("directional_means", TORCH_BOX(&means_cpu));
+  library.impl("directional_means", TORCH_BOX(&means<means_on_cpu>));
   library.impl("pyramid_gate", TORCH_BOX(&forward_cpu));
   library.impl("pyramid_gate_backward", TORCH_BOX(&backward_cpu));
   library.impl("pyramid_coordinate_attention", TORCH_BOX(&attention_cpu));
 }
+
+#ifdef MFFPA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CUDA, library) {
+  library.impl("directional_means", TORCH_BOX(&means<means_on_cuda>));
+}
+#endif
 
 }  // namespace mffpa::bridge

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/directional_means_config.h"
 #include "cuda/feature_norm_config.h"
 #include "cuda/launch_config.h"
 #include "cuda/outlook_config.h"
@@ -141,6 +142,15 @@ void feature_norm() {
   expect(large.launch(1, 3, 4).blocks >= 1000, "feature norm: one image of 64 large planes fills a GPU");
 }
 
+void directional_means() {
+  expect(mean_along_launch(1).blocks == 1 && mean_along_launch(9).blocks == 3, "means: four lines to a block");
+  expect(mean_across_tiles(128, 4) == 1 && mean_across_tiles(129, 1) == 5, "means: tiles of 32 vectors");
+  const LaunchConfig widest = mean_across_launch(3, 4096, 8, 4);
+  expect(widest.blocks == 3 * 16 && refusal(widest).empty() && widest.shared_bytes == 4096, "means: a block fits");
+  expect(mean_across_launch(1, std::int64_t(1) << 40, 8, 4).blocks == std::int64_t(1) << 32, "means beyond 2^31");
+  expect(!refusal(mean_along_launch(std::int64_t(1) << 34)).empty(), "more than 2^31 blocks are refused");
+}
+
 }  // namespace
 
 int main() {
@@ -150,6 +160,7 @@ int main() {
   general();
   beyond_32_bits();
   feature_norm();
+  directional_means();
   if (failures == 0) std::printf("all launch configurations hold\n");
   return failures == 0 ? 0 : 1;
 }

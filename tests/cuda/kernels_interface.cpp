@@ -4,6 +4,7 @@
 
 #include "feature_norm.h"
 #include "outlook_attention.h"
+#include "pyramid_gate.h"
 
 namespace {
 
@@ -42,6 +43,10 @@ const char* outlook_attention_backward(int dtype, const OutlookShape* shape, dou
     mffpa::outlook_attention_backward_cuda(DType(dtype), *shape, scale, value, logits, mask, grad_output, grad_value,
                                            grad_logits, workspace, nullptr);
   });
+}
+
+const char* directional_means(int dtype, const PlaneShape* shape, const void* x, void* by_row, void* by_column) {
+  return report([&] { mffpa::directional_means_cuda(DType(dtype), *shape, x, by_row, by_column, nullptr); });
 }
 
 const char* feature_norm_workspace(int, const PlaneShape* shape, std::int64_t* elements) {

@@ -10,6 +10,7 @@
 #include "feature_norm.h"
 #include "outlook_attention.h"
 #include "outlook_window.h"
+#include "pyramid_gate.h"
 
 namespace mffpa {
 namespace {
@@ -128,10 +129,29 @@ void feature_norm() {
     }
 }
 
+template <class T>
+void directional_means(DType dtype, const PlaneShape& s) {
+  const std::int64_t planes = s.batch * s.channels;
+  Array<T> x(planes * s.height * s.width), by_row(planes * s.height), by_column(planes * s.width);
+  directional_means_cuda(dtype, s, x.fill().data(), by_row.data(), by_column.data(), nullptr);
+  expect_written(by_row.is_written() && by_column.is_written(), "directional_means");
+}
+
+void directional_means() {
+  for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast})
+    for (const PlaneShape& s : {PlaneShape{1, 8, 3, 16, layout}, PlaneShape{2, 3, 5, 35, layout}}) {
+      directional_means<float>(DType::kFloat32, s);
+      directional_means<double>(DType::kFloat64, s);
+      directional_means<__half>(DType::kFloat16, s);
+      directional_means<__nv_bfloat16>(DType::kBFloat16, s);
+    }
+}
+
 }  // namespace
 }  // namespace mffpa
 
 int main() {
+  mffpa::directional_means();
   mffpa::feature_norm();
   mffpa::outlook_attention();
   std::printf("finished\n");
