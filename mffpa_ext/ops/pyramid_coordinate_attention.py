@@ -57,7 +57,7 @@ def pyramid_coordinate_attention(
     _check(x, branches, parameters)
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters.values()))
     parameters = {key: tensor.to(accumulator(x)) for key, tensor in parameters.items()}
-    if needs_gradient or not use_compiled(x):
+    if needs_gradient or not use_compiled(x, operator="pyramid_coordinate_attention"):
         return _composed(x, branches, bn_eps, softmax, **parameters)
     return torch.ops.mffpa_ext.pyramid_coordinate_attention(
         x, branches, **parameters, bn_eps=bn_eps, softmax=softmax
