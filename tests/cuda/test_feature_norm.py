@@ -114,7 +114,9 @@ def test_against_float64(kernels: Kernels, shape: tuple[int, ...], dtype: torch.
         results = run(kernels, inputs, layout, relu)
         check_errors(results[:4], relu, inputs)
         if len(results) == 5:
-            assert torch.equal(results[4], F.max_pool2d(results[0], 2))
+            # Two kernels, in which the compiler may contract a product and a sum differently.
+            rounding = 4 * torch.finfo(dtype).eps
+            torch.testing.assert_close(results[4], F.max_pool2d(results[0], 2), rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
