@@ -36,6 +36,10 @@ std::int64_t pyramid_gate_workspace(const PlaneShape& shape, std::int64_t row_si
 void pyramid_gate_forward_cpu(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* x,
                               const void* row_logits, std::int64_t row_size, const void* column_logits, void* y,
                               void* workspace, ParallelFor parallel);
+// One launch.
+void pyramid_gate_forward_cuda(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* x,
+                               const void* row_logits, std::int64_t row_size, const void* column_logits, void* y,
+                               void* stream);
 
 std::int64_t pyramid_gate_backward_workspace(const PlaneShape& shape, const GateOptions& options,
                                              std::int64_t row_size);
@@ -43,6 +47,13 @@ void pyramid_gate_backward_cpu(DType dtype, const PlaneShape& shape, const GateO
                                const void* x, const void* row_logits, std::int64_t row_size,
                                const void* column_logits, void* grad_x, void* grad_row_logits,
                                void* grad_column_logits, void* workspace, ParallelFor parallel);
+// Two launches.
+std::int64_t pyramid_gate_backward_workspace_cuda(DType dtype, const PlaneShape& shape, const GateOptions& options,
+                                                  std::int64_t row_size);
+void pyramid_gate_backward_cuda(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* grad_y,
+                                const void* x, const void* row_logits, std::int64_t row_size,
+                                const void* column_logits, void* grad_x, void* grad_row_logits,
+                                void* grad_column_logits, void* workspace, void* stream);
 
 // Matrices [out, in] and vectors of the accumulator type; C of the matrices is channels / branches.
 struct CoordinateWeights {
@@ -59,5 +70,10 @@ std::int64_t pyramid_coordinate_attention_workspace(const PlaneShape& shape, con
 void pyramid_coordinate_attention_cpu(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* x,
                                       const CoordinateWeights& weights, void* y, void* workspace,
                                       ParallelFor parallel);
+// Two launches; at most kMaxCudaHidden hidden channels, whose activations a block keeps in shared memory.
+constexpr std::int64_t kMaxCudaHidden = 2048;
+std::int64_t pyramid_coordinate_attention_workspace_cuda(const PlaneShape& shape);
+void pyramid_coordinate_attention_cuda(DType dtype, const PlaneShape& shape, const GateOptions& options, const void* x,
+                                       const CoordinateWeights& weights, void* y, void* workspace, void* stream);
 
 }  // namespace mffpa

@@ -15,6 +15,8 @@ from mffpa_ext.ops.backend import use_compiled
 from mffpa_ext.ops.layout import accumulator, empty_image
 from mffpa_ext.ops.pyramid_gate import check_branches, check_image, directional_means, pyramid_gate
 
+_MOST_HIDDEN_ON_CUDA = 2048  # kMaxCudaHidden in csrc/pyramid_gate.h
+
 
 def pyramid_coordinate_attention(
     x: Tensor,
@@ -42,8 +44,8 @@ def pyramid_coordinate_attention(
         conv_h_weight, conv_h_bias, conv_w_weight, conv_w_bias: [C, M] and [C].
         softmax: as for `pyramid_gate`.
 
-    Parameters have any floating dtype; they are used in float32 (float64 where x is). Where a gradient is needed it
-    runs as several operators. Returns: like x. Raises ValueError with what was expected and what came.
+    Parameters have any floating dtype; they are used in float32 (float64 where x is). Where a gradient is needed, and
+    on CUDA where M is above 2048, it runs as several operators. Returns: like x. Raises ValueError with what was expected and what came.
     """
     name = "pyramid_coordinate_attention"
     check_image(name, x)
@@ -57,7 +59,8 @@ def pyramid_coordinate_attention(
     _check(x, branches, parameters)
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *parameters.values()))
     parameters = {key: tensor.to(accumulator(x)) for key, tensor in parameters.items()}
-    if needs_gradient or not use_compiled(x, operator="pyramid_coordinate_attention"):
+    too_many = x.is_cuda and conv1_bias.numel() > _MOST_HIDDEN_ON_CUDA
+    if needs_gradient or too_many or not use_compiled(x, operator="pyramid_coordinate_attention"):
         return _composed(x, branches, bn_eps, softmax, **parameters)
     return torch.ops.mffpa_ext.pyramid_coordinate_attention(
         x, branches, **parameters, bn_eps=bn_eps, softmax=softmax

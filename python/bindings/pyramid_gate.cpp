@@ -54,29 +54,6 @@ GateOptions check_options(const Input& in, std::int64_t branches, bool softmax, 
   return {branches, softmax};
 }
 
-void means_on_cpu(const Input& in, const Tensor& by_row, const Tensor& by_column) {
-  const Tensor workspace = in.workspace(directional_means_workspace(in.shape));
-  directional_means_cpu(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
-                        by_column.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
-}
-
-#ifdef MFFPA_WITH_CUDA
-void means_on_cuda(const Input& in, const Tensor& by_row, const Tensor& by_column) {
-  const CudaScope scope(in.x);
-  directional_means_cuda(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
-                         by_column.mutable_data_ptr(), scope.stream());
-}
-#endif
-
-template <void (*run)(const Input&, const Tensor&, const Tensor&)>
-std::tuple<Tensor, Tensor> means(const Tensor& x) {
-  const Input in = check(x, "directional_means");
-  const PlaneShape& s = in.shape;
-  Tensor by_row = in.empty_lines(s.height, x.scalar_type()), by_column = in.empty_lines(s.width, x.scalar_type());
-  if (x.numel() != 0) run(in, by_row, by_column);
-  return {by_row, by_column};
-}
-
 struct Logits {
   std::int64_t row_size;
   Tensor rows;
@@ -85,62 +62,125 @@ struct Logits {
   const void* column_data() const { return columns ? columns->const_data_ptr() : nullptr; }
 };
 
-Logits check_logits(const Input& in, const Tensor& rows, const std::optional<Tensor>& columns, const char* name) {
-  const PlaneShape& s = in.shape;
-  const auto fits = [&](const Tensor& t) {
-    return t.dim() == 3 && t.size(0) == s.batch && t.size(1) == s.channels && t.scalar_type() == in.accumulator &&
-           t.is_cpu();
-  };
-  require(fits(rows) && (rows.size(2) == s.height || rows.size(2) == 1), name, ": row_logits must have shape [",
-          s.batch, ", ", s.channels, ", ", s.height, " or 1] and the accumulator's dtype");
-  require(!columns || (fits(*columns) && columns->size(2) == s.width), name, ": column_logits must have shape [",
-          s.batch, ", ", s.channels, ", ", s.width, "] and the accumulator's dtype");
-  return {rows.size(2), in.lines(rows), columns ? std::optional<Tensor>(in.lines(*columns)) : std::nullopt};
-}
-
-Tensor forward_cpu(const Tensor& x, const Tensor& row_logits, const std::optional<Tensor>& column_logits,
-                   std::int64_t branches, bool softmax) {
-  const Input in = check(x, "pyramid_gate");
-  const GateOptions options = check_options(in, branches, softmax, "pyramid_gate");
-  const Logits logits = check_logits(in, row_logits, column_logits, "pyramid_gate");
-  Tensor y = in.empty_image();
-  if (x.numel() != 0) {
-    Tensor workspace = in.workspace(pyramid_gate_workspace(in.shape, logits.row_size));
+// The kernels of a device, with the scratch memory that they need. Called with tensors that have elements.
+struct OnCpu {
+  explicit OnCpu(const Tensor&) {}
+  void means(const Input& in, const Tensor& by_row, const Tensor& by_column) const {
+    const Tensor workspace = in.workspace(directional_means_workspace(in.shape));
+    directional_means_cpu(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
+                          by_column.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+  }
+  void forward(const Input& in, const GateOptions& options, const Logits& logits, const Tensor& y) const {
+    const Tensor workspace = in.workspace(pyramid_gate_workspace(in.shape, logits.row_size));
     pyramid_gate_forward_cpu(in.dtype, in.shape, options, in.x.const_data_ptr(), logits.rows.const_data_ptr(),
                              logits.row_size, logits.column_data(), y.mutable_data_ptr(),
                              workspace.mutable_data_ptr(), torch_parallel_for);
   }
-  return y;
-}
-
-// Gradients follow x in their memory format; that of missing column_logits is empty.
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_y, const Tensor& x, const Tensor& row_logits,
-                                                const std::optional<Tensor>& column_logits, std::int64_t branches,
-                                                bool softmax) {
-  const char* const name = "pyramid_gate_backward";
-  const Input in = check(x, name);
-  const GateOptions options = check_options(in, branches, softmax, name);
-  const Logits logits = check_logits(in, row_logits, column_logits, name);
-  bool same = grad_y.dim() == 4 && grad_y.scalar_type() == x.scalar_type() && grad_y.is_cpu();
-  for (std::int64_t d = 0; same && d < 4; ++d) same = grad_y.size(d) == x.size(d);
-  require(same, name, ": grad_y must have the shape and dtype of x");
-  const Tensor dy = torch::stable::contiguous(in.last ? by_pixel(grad_y) : grad_y);
-  Tensor grad_x = in.empty_image(), grad_rows = in.empty_lines(logits.row_size, in.accumulator);
-  Tensor grad_columns = logits.columns ? in.empty_lines(in.shape.width, in.accumulator) : in.workspace(0);
-  if (x.numel() != 0) {
-    Tensor workspace = in.workspace(pyramid_gate_backward_workspace(in.shape, options, logits.row_size));
-    pyramid_gate_backward_cpu(in.dtype, in.shape, options, dy.const_data_ptr(), in.x.const_data_ptr(),
+  void backward(const Input& in, const GateOptions& options, const Tensor& grad_y, const Logits& logits,
+                const Tensor& grad_x, const Tensor& grad_rows, const Tensor& grad_columns) const {
+    const Tensor workspace = in.workspace(pyramid_gate_backward_workspace(in.shape, options, logits.row_size));
+    pyramid_gate_backward_cpu(in.dtype, in.shape, options, grad_y.const_data_ptr(), in.x.const_data_ptr(),
                               logits.rows.const_data_ptr(), logits.row_size, logits.column_data(),
                               grad_x.mutable_data_ptr(), grad_rows.mutable_data_ptr(),
                               grad_columns.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
   }
+  void attention(const Input& in, const GateOptions& options, const CoordinateWeights& weights,
+                 const Tensor& y) const {
+    const Tensor workspace =
+        in.workspace(pyramid_coordinate_attention_workspace(in.shape, options, weights.hidden));
+    pyramid_coordinate_attention_cpu(in.dtype, in.shape, options, in.x.const_data_ptr(), weights,
+                                     y.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
+  }
+};
+
+#ifdef MFFPA_WITH_CUDA
+struct OnCuda : CudaScope {
+  using CudaScope::CudaScope;
+  void means(const Input& in, const Tensor& by_row, const Tensor& by_column) const {
+    directional_means_cuda(in.dtype, in.shape, in.x.const_data_ptr(), by_row.mutable_data_ptr(),
+                           by_column.mutable_data_ptr(), stream());
+  }
+  void forward(const Input& in, const GateOptions& options, const Logits& logits, const Tensor& y) const {
+    pyramid_gate_forward_cuda(in.dtype, in.shape, options, in.x.const_data_ptr(), logits.rows.const_data_ptr(),
+                              logits.row_size, logits.column_data(), y.mutable_data_ptr(), stream());
+  }
+  void backward(const Input& in, const GateOptions& options, const Tensor& grad_y, const Logits& logits,
+                const Tensor& grad_x, const Tensor& grad_rows, const Tensor& grad_columns) const {
+    const Tensor workspace =
+        in.workspace(pyramid_gate_backward_workspace_cuda(in.dtype, in.shape, options, logits.row_size));
+    pyramid_gate_backward_cuda(in.dtype, in.shape, options, grad_y.const_data_ptr(), in.x.const_data_ptr(),
+                               logits.rows.const_data_ptr(), logits.row_size, logits.column_data(),
+                               grad_x.mutable_data_ptr(), grad_rows.mutable_data_ptr(),
+                               grad_columns.mutable_data_ptr(), workspace.mutable_data_ptr(), stream());
+  }
+  void attention(const Input& in, const GateOptions& options, const CoordinateWeights& weights,
+                 const Tensor& y) const {
+    require(weights.hidden <= kMaxCudaHidden, "pyramid_coordinate_attention: on CUDA at most ", kMaxCudaHidden,
+            " hidden channels, got ", weights.hidden);
+    const Tensor workspace = in.workspace(pyramid_coordinate_attention_workspace_cuda(in.shape));
+    pyramid_coordinate_attention_cuda(in.dtype, in.shape, options, in.x.const_data_ptr(), weights,
+                                      y.mutable_data_ptr(), workspace.mutable_data_ptr(), stream());
+  }
+};
+#endif
+
+template <class Device>
+std::tuple<Tensor, Tensor> means(const Tensor& x) {
+  const Input in = check(x, "directional_means");
+  const PlaneShape& s = in.shape;
+  Tensor by_row = in.empty_lines(s.height, x.scalar_type()), by_column = in.empty_lines(s.width, x.scalar_type());
+  if (x.numel() != 0) Device(in.x).means(in, by_row, by_column);
+  return {by_row, by_column};
+}
+
+Logits check_logits(const Input& in, const Tensor& rows, const std::optional<Tensor>& columns, const char* name) {
+  const PlaneShape& s = in.shape;
+  const auto fits = [&](const Tensor& t) {
+    return t.dim() == 3 && t.size(0) == s.batch && t.size(1) == s.channels && t.scalar_type() == in.accumulator &&
+           on_same_device(t, in.x);
+  };
+  require(fits(rows) && (rows.size(2) == s.height || rows.size(2) == 1), name, ": row_logits must have shape [",
+          s.batch, ", ", s.channels, ", ", s.height, " or 1], the accumulator's dtype and x's device");
+  require(!columns || (fits(*columns) && columns->size(2) == s.width), name, ": column_logits must have shape [",
+          s.batch, ", ", s.channels, ", ", s.width, "], the accumulator's dtype and x's device");
+  return {rows.size(2), in.lines(rows), columns ? std::optional<Tensor>(in.lines(*columns)) : std::nullopt};
+}
+
+template <class Device>
+Tensor forward(const Tensor& x, const Tensor& row_logits, const std::optional<Tensor>& column_logits,
+               std::int64_t branches, bool softmax) {
+  const Input in = check(x, "pyramid_gate");
+  const GateOptions options = check_options(in, branches, softmax, "pyramid_gate");
+  const Logits logits = check_logits(in, row_logits, column_logits, "pyramid_gate");
+  Tensor y = in.empty_image();
+  if (x.numel() != 0) Device(in.x).forward(in, options, logits, y);
+  return y;
+}
+
+// Gradients follow x in their memory format; that of missing column_logits is empty.
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const Tensor& x, const Tensor& row_logits,
+                                            const std::optional<Tensor>& column_logits, std::int64_t branches,
+                                            bool softmax) {
+  const char* const name = "pyramid_gate_backward";
+  const Input in = check(x, name);
+  const GateOptions options = check_options(in, branches, softmax, name);
+  const Logits logits = check_logits(in, row_logits, column_logits, name);
+  bool same = grad_y.dim() == 4 && grad_y.scalar_type() == x.scalar_type() && on_same_device(grad_y, x);
+  for (std::int64_t d = 0; same && d < 4; ++d) same = grad_y.size(d) == x.size(d);
+  require(same, name, ": grad_y must have the shape, dtype and device of x");
+  const Tensor dy = torch::stable::contiguous(in.last ? by_pixel(grad_y) : grad_y);
+  Tensor grad_x = in.empty_image(), grad_rows = in.empty_lines(logits.row_size, in.accumulator);
+  Tensor grad_columns = logits.columns ? in.empty_lines(in.shape.width, in.accumulator) : in.workspace(0);
+  if (x.numel() != 0) Device(in.x).backward(in, options, dy, logits, grad_x, grad_rows, grad_columns);
   return {grad_x, grad_rows, grad_columns};
 }
 
-Tensor attention_cpu(const Tensor& x, std::int64_t branches, const Tensor& conv1_weight, const Tensor& conv1_bias,
-                     const Tensor& bn_weight, const Tensor& bn_bias, const Tensor& bn_mean, const Tensor& bn_var,
-                     double bn_eps, const Tensor& conv_h_weight, const Tensor& conv_h_bias,
-                     const Tensor& conv_w_weight, const Tensor& conv_w_bias, bool softmax) {
+template <class Device>
+Tensor attention(const Tensor& x, std::int64_t branches, const Tensor& conv1_weight, const Tensor& conv1_bias,
+                 const Tensor& bn_weight, const Tensor& bn_bias, const Tensor& bn_mean, const Tensor& bn_var,
+                 double bn_eps, const Tensor& conv_h_weight, const Tensor& conv_h_bias, const Tensor& conv_w_weight,
+                 const Tensor& conv_w_bias, bool softmax) {
   const char* const name = "pyramid_coordinate_attention";
   const Input in = check(x, name);
   const GateOptions options = check_options(in, branches, softmax, name);
@@ -149,13 +189,13 @@ Tensor attention_cpu(const Tensor& x, std::int64_t branches, const Tensor& conv1
   require(hidden >= 1, name, ": conv1_weight must have shape [hidden, ", channels, "]");
   const auto matrix = [&](const Tensor& t, std::int64_t rows, std::int64_t columns, const char* what) {
     require(t.dim() == 2 && t.size(0) == rows && t.size(1) == columns && t.scalar_type() == in.accumulator &&
-                t.is_cpu(),
-            name, ": ", what, " must have shape [", rows, ", ", columns, "] and the accumulator's dtype");
+                on_same_device(t, in.x),
+            name, ": ", what, " must have shape [", rows, ", ", columns, "], the accumulator's dtype and x's device");
     return torch::stable::contiguous(t);
   };
   const auto vector = [&](const Tensor& t, std::int64_t size, const char* what) {
-    require(t.dim() == 1 && t.size(0) == size && t.scalar_type() == in.accumulator && t.is_cpu(), name, ": ", what,
-            " must have shape [", size, "] and the accumulator's dtype");
+    require(t.dim() == 1 && t.size(0) == size && t.scalar_type() == in.accumulator && on_same_device(t, in.x), name,
+            ": ", what, " must have shape [", size, "], the accumulator's dtype and x's device");
     return torch::stable::contiguous(t);
   };
   const Tensor tensors[] = {
@@ -166,13 +206,9 @@ Tensor attention_cpu(const Tensor& x, std::int64_t branches, const Tensor& conv1
       matrix(conv_w_weight, channels, hidden, "conv_w_weight"), vector(conv_w_bias, channels, "conv_w_bias")};
   const auto data = [&](int i) { return tensors[i].const_data_ptr(); };
   Tensor y = in.empty_image();
-  if (x.numel() != 0) {
-    Tensor workspace = in.workspace(pyramid_coordinate_attention_workspace(in.shape, options, hidden));
-    const CoordinateWeights weights{hidden,  data(0), data(1), data(2), data(3), data(4),
-                                    data(5), bn_eps,  data(6), data(7), data(8), data(9)};
-    pyramid_coordinate_attention_cpu(in.dtype, in.shape, options, in.x.const_data_ptr(), weights,
-                                     y.mutable_data_ptr(), workspace.mutable_data_ptr(), torch_parallel_for);
-  }
+  const CoordinateWeights weights{hidden,  data(0), data(1), data(2), data(3), data(4),
+                                  data(5), bn_eps,  data(6), data(7), data(8), data(9)};
+  if (x.numel() != 0) Device(in.x).attention(in, options, weights, y);
   return y;
 }
 
@@ -191,15 +227,18 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mffpa_ext, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CPU, library) {
-  library.impl("directional_means", TORCH_BOX(&means<means_on_cpu>));
-  library.impl("pyramid_gate", TORCH_BOX(&forward_cpu));
-  library.impl("pyramid_gate_backward", TORCH_BOX(&backward_cpu));
-  library.impl("pyramid_coordinate_attention", TORCH_BOX(&attention_cpu));
+  library.impl("directional_means", TORCH_BOX(&means<OnCpu>));
+  library.impl("pyramid_gate", TORCH_BOX(&forward<OnCpu>));
+  library.impl("pyramid_gate_backward", TORCH_BOX(&backward<OnCpu>));
+  library.impl("pyramid_coordinate_attention", TORCH_BOX(&attention<OnCpu>));
 }
 
 #ifdef MFFPA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(mffpa_ext, CUDA, library) {
-  library.impl("directional_means", TORCH_BOX(&means<means_on_cuda>));
+  library.impl("directional_means", TORCH_BOX(&means<OnCuda>));
+  library.impl("pyramid_gate", TORCH_BOX(&forward<OnCuda>));
+  library.impl("pyramid_gate_backward", TORCH_BOX(&backward<OnCuda>));
+  library.impl("pyramid_coordinate_attention", TORCH_BOX(&attention<OnCuda>));
 }
 #endif
 

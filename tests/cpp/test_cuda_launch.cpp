@@ -8,6 +8,7 @@
 #include "cuda/feature_norm_config.h"
 #include "cuda/launch_config.h"
 #include "cuda/outlook_config.h"
+#include "cuda/pyramid_gate_config.h"
 
 namespace {
 
@@ -151,9 +152,53 @@ void directional_means() {
   expect(!refusal(mean_along_launch(std::int64_t(1) << 34)).empty(), "more than 2^31 blocks are refused");
 }
 
+// Every shape and number of branches: all of the tensor is covered, and a block fits.
+void pyramid_gate() {
+  for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast})
+    for (const std::int64_t branches : {1, 3, 4, 5, 16})
+      for (const std::int64_t channels : {1, 3, 8, 64, 65, 1000})
+        for (const std::int64_t height : {std::int64_t(1), std::int64_t(40), std::int64_t(640), std::int64_t(1) << 31})
+          for (const std::int64_t width : {std::int64_t(1), std::int64_t(14), std::int64_t(232)})
+            for (const int bytes : {4, 8})
+              for (const bool aligned : {false, true}) {
+                const PlaneShape s{2, channels * branches, height, width, layout};
+                const GateOptions options{branches, true};
+                const int vector = gate_vector(s, options, aligned, 16 / bytes);
+                const GateGrid g(s, options, height, vector);
+                expect(vector == 1 || (aligned && branches <= kFewBranches), "gate: whole vectors of few branches");
+                expect(g.groups * g.slots * g.rows == kGateThreads && g.groups * g.slots <= kWarpSize,
+                       "gate: a row of the tile belongs to one warp");
+                expect(g.row_tiles * g.tile_rows >= height && g.column_tiles * g.tile_columns >= width &&
+                           g.channel_tiles * g.lanes >= channels,
+                       "gate: tiles cover the tensor");
+                expect(g.tile_rows % g.rows == 0, "gate: as many rows for every thread");
+                expect(g.blocks() == 2 * g.channel_tiles * g.row_tiles * g.column_tiles, "gate: a block to a tile");
+                const LaunchConfig forward = g.forward_launch(bytes), backward = g.backward_launch(vector, bytes);
+                expect(refusal({1, forward.threads, forward.shared_bytes}).empty() &&
+                           refusal({1, backward.threads, backward.shared_bytes}).empty(),
+                       "gate: shared memory fits");
+                if (branches == 4 && bytes == 4)
+                  expect(forward.shared_bytes <= 20 * 1024 && backward.shared_bytes <= 40 * 1024,
+                         "gate: shared memory leaves room for several blocks");
+                for (const std::int64_t hidden : {std::int64_t(1), std::int64_t(8), kMaxCudaHidden}) {
+                  const CoordinateGrid c(s, options, hidden, layout == Layout::kChannelsLast ? vector : 1);
+                  const LaunchConfig config = c.launch(s, options, hidden, bytes);
+                  expect(refusal({1, config.threads, config.shared_bytes}).empty(), "coordinate logits: a block fits");
+                  expect(c.row_tiles * c.lines >= height && c.column_tiles * c.lines >= width,
+                         "coordinate logits: every line");
+                }
+              }
+  const PlaneShape network{1, 256, 40, 14, Layout::kChannelsLast};
+  expect(GateGrid(network, {4, true}, 40, 4).blocks() == 80, "gate: the network's pyramid spreads over a GPU");
+  expect(CoordinateGrid(network, {4, true}, 8, 4).launch(network, {4, true}, 8, 4).blocks == 216, "a block to a line");
+  const PlaneShape huge{1, 4, std::int64_t(1) << 30, std::int64_t(1) << 20, Layout::kContiguous};
+  expect(!refusal(GateGrid(huge, {4, true}, 1, 1).forward_launch(4)).empty(), "more than 2^31 blocks are refused");
+}
+
 }  // namespace
 
 int main() {
+  pyramid_gate();
   limits();
   occupancy();
   tiles();

@@ -117,13 +117,34 @@ class FeatureNormOptions(ctypes.Structure):
     _fields_ = [("eps", ctypes.c_double), ("relu", ctypes.c_bool), ("pool", ctypes.c_bool)]
 
 
+class GateOptions(ctypes.Structure):
+    _fields_ = [("branches", ctypes.c_int64), ("softmax", ctypes.c_bool)]
+
+
+class CoordinateWeights(ctypes.Structure):
+    """Pointers into tensors, which the caller keeps."""
+
+    POINTERS = (
+        "conv1_weight conv1_bias bn_weight bn_bias bn_mean bn_var".split(),
+        "conv_h_weight conv_h_bias conv_w_weight conv_w_bias".split(),
+    )
+    _fields_ = [
+        ("hidden", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in POINTERS[0]),
+        ("bn_eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in POINTERS[1]),
+    ]
+
+
 class Kernels:
     """The launch functions of a library that holds kernels_interface.cpp. Tensors must be contiguous."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
 
-    def __call__(self, name: str, dtype: torch.dtype, *arguments: ctypes.Structure | float | torch.Tensor | None):
+    def __call__(
+        self, name: str, dtype: torch.dtype, *arguments: ctypes.Structure | ctypes.c_int64 | float | torch.Tensor | None
+    ) -> None:
         """RuntimeError with the text of what the launch function throws."""
         function = getattr(self._library, name)
         function.restype = ctypes.c_char_p
@@ -132,13 +153,15 @@ class Kernels:
             raise RuntimeError(error.decode())
 
 
-def _as_c(argument: ctypes.Structure | float | torch.Tensor | None) -> object:
+def _as_c(argument: ctypes.Structure | ctypes.c_int64 | float | torch.Tensor | None) -> object:
     if isinstance(argument, torch.Tensor):
         assert argument.is_contiguous()
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None:
         return ctypes.c_void_p()
-    return ctypes.byref(argument) if isinstance(argument, ctypes.Structure) else ctypes.c_double(argument)
+    if isinstance(argument, (ctypes.Structure, ctypes.c_int64)):
+        return ctypes.byref(argument)
+    return ctypes.c_double(argument)
 
 
 def poisoned(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -24,8 +24,10 @@ const char* report(Body body) {
 
 extern "C" {
 
+using mffpa::CoordinateWeights;
 using mffpa::DType;
 using mffpa::FeatureNormOptions;
+using mffpa::GateOptions;
 using mffpa::OutlookShape;
 using mffpa::PlaneShape;
 
@@ -47,6 +49,39 @@ const char* outlook_attention_backward(int dtype, const OutlookShape* shape, dou
 
 const char* directional_means(int dtype, const PlaneShape* shape, const void* x, void* by_row, void* by_column) {
   return report([&] { mffpa::directional_means_cuda(DType(dtype), *shape, x, by_row, by_column, nullptr); });
+}
+
+const char* pyramid_gate_forward(int dtype, const PlaneShape* shape, const GateOptions* options, const void* x,
+                                 const void* row_logits, const std::int64_t* row_size, const void* column_logits,
+                                 void* y) {
+  return report([&] {
+    mffpa::pyramid_gate_forward_cuda(DType(dtype), *shape, *options, x, row_logits, *row_size, column_logits, y,
+                                     nullptr);
+  });
+}
+
+const char* pyramid_gate_backward_workspace(int dtype, const PlaneShape* shape, const GateOptions* options,
+                                            const std::int64_t* row_size, std::int64_t* elements) {
+  return report([&] {
+    *elements = mffpa::pyramid_gate_backward_workspace_cuda(DType(dtype), *shape, *options, *row_size);
+  });
+}
+
+const char* pyramid_gate_backward(int dtype, const PlaneShape* shape, const GateOptions* options, const void* grad_y,
+                                  const void* x, const void* row_logits, const std::int64_t* row_size,
+                                  const void* column_logits, void* grad_x, void* grad_row_logits,
+                                  void* grad_column_logits, void* workspace) {
+  return report([&] {
+    mffpa::pyramid_gate_backward_cuda(DType(dtype), *shape, *options, grad_y, x, row_logits, *row_size, column_logits,
+                                      grad_x, grad_row_logits, grad_column_logits, workspace, nullptr);
+  });
+}
+
+const char* pyramid_coordinate_attention(int dtype, const PlaneShape* shape, const GateOptions* options, const void* x,
+                                         const CoordinateWeights* weights, void* y, void* workspace) {
+  return report([&] {
+    mffpa::pyramid_coordinate_attention_cuda(DType(dtype), *shape, *options, x, *weights, y, workspace, nullptr);
+  });
 }
 
 const char* feature_norm_workspace(int, const PlaneShape* shape, std::int64_t* elements) {

@@ -147,10 +147,63 @@ void directional_means() {
     }
 }
 
+template <class T>
+void pyramid_gate(DType dtype, const PlaneShape& s, const GateOptions& options, std::int64_t row_size, bool columns) {
+  using A = cuda::Accumulator<T>;
+  const std::int64_t planes = s.batch * s.channels, count = planes * s.height * s.width;
+  Array<T> x(count), grad_y(count), y(count), grad_x(count);
+  Array<A> row_logits(planes * row_size), column_logits(columns ? planes * s.width : 0);
+  Array<A> grad_rows(planes * row_size), grad_columns(columns ? planes * s.width : 0);
+  Array<A> workspace(pyramid_gate_backward_workspace_cuda(dtype, s, options, row_size));
+  x.fill(), grad_y.fill(), row_logits.fill(), column_logits.fill();
+  const void* column_data = columns ? column_logits.data() : nullptr;
+  pyramid_gate_forward_cuda(dtype, s, options, x.data(), row_logits.data(), row_size, column_data, y.data(), nullptr);
+  pyramid_gate_backward_cuda(dtype, s, options, grad_y.data(), x.data(), row_logits.data(), row_size, column_data,
+                             grad_x.data(), grad_rows.data(), grad_columns.data(), workspace.data(), nullptr);
+  expect_written(y.is_written() && grad_x.is_written(), "pyramid_gate: y and grad_x");
+  expect_written(grad_rows.is_written() && grad_columns.is_written(), "pyramid_gate: gradients of the logits");
+}
+
+template <class T>
+void pyramid_coordinate_attention(DType dtype, const PlaneShape& s, const GateOptions& options, std::int64_t hidden) {
+  using A = cuda::Accumulator<T>;
+  const std::int64_t planes = s.batch * s.channels, count = planes * s.height * s.width;
+  const std::int64_t channels = s.channels / options.branches;
+  Array<T> x(count), y(count);
+  Array<A> matrix(hidden * channels), of_hidden(hidden), of_channels(channels), variance(hidden);
+  Array<A> workspace(pyramid_coordinate_attention_workspace_cuda(s));
+  x.fill(), matrix.fill(), of_hidden.fill(), of_channels.fill();
+  for (std::int64_t i = 0; i < hidden; ++i) variance.data()[i] = A(1 + i);
+  const CoordinateWeights weights{hidden,           matrix.data(),      of_hidden.data(),   of_hidden.data(),
+                                  of_hidden.data(), of_hidden.data(),   variance.data(),    1e-5,
+                                  matrix.data(),    of_channels.data(), matrix.data(),      of_channels.data()};
+  pyramid_coordinate_attention_cuda(dtype, s, options, x.data(), weights, y.data(), workspace.data(), nullptr);
+  expect_written(y.is_written(), "pyramid_coordinate_attention: y");
+}
+
+void pyramid_gate() {
+  const auto all_dtypes = [](const PlaneShape& s, const GateOptions& options, bool whole, bool columns) {
+    const auto one = [&]<class T>(DType dtype, T) {
+      pyramid_gate<T>(dtype, s, options, whole ? 1 : s.height, columns);
+      pyramid_coordinate_attention<T>(dtype, s, options, whole ? 1 : 5);
+    };
+    one(DType::kFloat32, float()), one(DType::kFloat64, double()), one(DType::kFloat16, __half());
+    one(DType::kBFloat16, __nv_bfloat16());
+  };
+  for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast}) {
+    all_dtypes({1, 32, 3, 8, layout}, {4, true}, false, true);    // whole vectors
+    all_dtypes({2, 9, 5, 7, layout}, {3, true}, false, true);     // single elements
+    all_dtypes({1, 18, 9, 5, layout}, {6, false}, true, true);    // many branches
+    all_dtypes({1, 40, 2, 3, layout}, {1, true}, true, false);    // cut tiles of channels
+    all_dtypes({1, 2, 3, 1400, layout}, {2, true}, false, true);  // a plane that is not small
+  }
+}
+
 }  // namespace
 }  // namespace mffpa
 
 int main() {
+  mffpa::pyramid_gate();
   mffpa::directional_means();
   mffpa::feature_norm();
   mffpa::outlook_attention();

@@ -18,7 +18,7 @@ FLAGS = ("-std=c++20", "-O3", "-Xcompiler=-fPIC,-Wall,-Werror", "-Werror=all-war
 KERNELS = (
     "tiled_forward", "general_forward", "tiled_logits", "tiled_value", "general_logits", "general_value",
     "7moments", "9normalise", "normalise_and_pool", "gradient_sums", "gradient_of_x",
-    "mean_along", "mean_across",
+    "mean_along", "mean_across", "5weigh", "gate_gradient", "merge_gradients", "coordinate_logits",
 )  # fmt: skip
 
 

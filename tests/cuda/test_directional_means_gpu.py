@@ -3,24 +3,16 @@
 import pytest
 import torch
 
-from mffpa_ext import _extension, ops
-from mffpa_ext.ops import backend, reference
+from mffpa_ext import ops
+from mffpa_ext.ops import reference
+from tests.cuda.device import check_capture, needs_device, needs_two_devices
+from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_directional_means import SHAPES
 from tests.ops import test_directional_means as cpu
 from tests.ops.gate_cases import LAYOUTS, assert_as_exact_as_naive, with_gradients
 from tests.ops.support import DTYPES
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(not _extension.has_cuda_kernels(), reason=f"no kernels: {_extension.cuda_missing_reason()}"),
-]
-
-
-@pytest.fixture(autouse=True)
-def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MFFPA_BACKEND", "compiled")
-    assert "directional_means" in backend._WITH_CUDA_KERNEL
+pytestmark = needs_device
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -44,19 +36,11 @@ def test_opcheck(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_graph_capture_and_replay(layout: str) -> None:
     first, second = (torch.randn(2, 24, 70, 52, device="cuda") for _ in range(2))
-    x = first.contiguous(memory_format=LAYOUTS[layout])
-    ops.directional_means(x)  # loads the kernels
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = ops.directional_means(x)
-    for new in (second, first):
-        x.copy_(new)
-        graph.replay()
-        assert all(torch.equal(a, e) for a, e in zip(outputs, ops.directional_means(x), strict=True))
+    x = first.clone(memory_format=LAYOUTS[layout])
+    check_capture(lambda: ops.directional_means(x), [x], [second], [first])
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@needs_two_devices
 def test_a_device_that_is_not_the_current_one() -> None:
     x = torch.randn(2, 16, 19, 33)
     with torch.cuda.device(0):

@@ -5,23 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mffpa_ext import _extension, ops
-from mffpa_ext.ops import backend, reference
+from mffpa_ext import ops
+from mffpa_ext.ops import reference
+from tests.cuda.device import check_capture, check_streams, needs_device, needs_two_devices, skip_without_memory
+from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_feature_norm import EPS, LAYOUTS, SHAPES, check_errors, make
 from tests.ops import test_feature_norm_kernel as cpu
 from tests.ops.support import DTYPES
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(not _extension.has_cuda_kernels(), reason=f"no kernels: {_extension.cuda_missing_reason()}"),
-]
-
-
-@pytest.fixture(autouse=True)
-def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MFFPA_BACKEND", "compiled")
-    assert {"feature_norm", "feature_norm_backward", "feature_norm_pool"} <= backend._WITH_CUDA_KERNEL
+pytestmark = needs_device
 
 
 def ours(inputs: list[Tensor], layout: str, relu: bool) -> list[Tensor]:
@@ -85,45 +77,24 @@ def test_compile_without_graph_breaks() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_graph_capture_and_replay(layout: str) -> None:
-    """Nothing synchronises or allocates outside torch's pool, or the capture would fail; replays read new inputs."""
     first, second = (
         torch.randn(2, 24, 70, 52, generator=torch.Generator().manual_seed(seed)).cuda() for seed in (0, 1)
     )
-    x = first.contiguous(memory_format=LAYOUTS[layout])
+    x = first.clone(memory_format=LAYOUTS[layout])
 
     def step() -> tuple[Tensor, ...]:
         y, statistics = torch.ops.mffpa_ext.feature_norm(x, None, None, EPS, True)
         pooled = torch.ops.mffpa_ext.feature_norm_pool(x, None, None, EPS, True)
         return y, pooled, *torch.ops.mffpa_ext.feature_norm_backward(x, x, None, None, statistics, EPS, True)
 
-    step()  # loads the kernels
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = step()
-    for new in (second, first):
-        x.copy_(new)
-        graph.replay()
-        for a, e in zip(outputs, step(), strict=True):
-            assert torch.equal(a, e)
+    check_capture(step, [x], [second], [first])
 
 
 def test_the_current_stream_is_used() -> None:
-    """Two streams with work before the operator: on the wrong stream it would read inputs that are not yet there."""
-    x = torch.randn(4, 64, 64, 64, generator=torch.Generator().manual_seed(0)).cuda()
-    expected = ops.feature_norm(x)
-    streams, outputs = [torch.cuda.Stream(), torch.cuda.Stream()], []
-    torch.cuda.synchronize()
-    for stream in streams:
-        with torch.cuda.stream(stream):
-            late = torch.full_like(x, torch.nan)
-            torch.cuda._sleep(20_000_000)
-            outputs.append(ops.feature_norm(late.copy_(x)))
-    torch.cuda.synchronize()
-    assert all(torch.equal(output, expected) for output in outputs)
+    check_streams(ops.feature_norm, torch.randn(4, 64, 64, 64, generator=torch.Generator().manual_seed(0)).cuda())
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@needs_two_devices
 def test_a_device_that_is_not_the_current_one() -> None:
     x = torch.randn(2, 16, 19, 33, generator=torch.Generator().manual_seed(0))
     with torch.cuda.device(0):
@@ -137,8 +108,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_more_than_2_to_the_31_elements(layout: str) -> None:
     """The last image of a batch that needs 64-bit offsets."""
-    if torch.cuda.mem_get_info()[0] < 24 << 30:
-        pytest.skip("needs 24 GB of free GPU memory")
+    skip_without_memory(24)
     x = torch.randn(33, 64, 1024, 1024, device="cuda", dtype=torch.float16)
     x = x.contiguous(memory_format=LAYOUTS[layout])
     assert x.numel() > 2**31

@@ -3,23 +3,13 @@
 import pytest
 import torch
 
-from mffpa_ext import _extension
-from mffpa_ext.ops import backend
+from tests.cuda.device import check_capture, check_streams, needs_device, needs_two_devices, skip_without_memory
+from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_outlook_attention import RESULTS, TILED, gradient
 from tests.ops.outlook_cases import CASES, Case, error, make, ours, textbook, tolerance, with_gradients
 from tests.ops.support import DTYPES
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    pytest.mark.skipif(not _extension.has_cuda_kernels(), reason=f"no kernels: {_extension.cuda_missing_reason()}"),
-]
-
-
-@pytest.fixture(autouse=True)
-def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MFFPA_BACKEND", "compiled")
-    assert "outlook_attention" in backend._WITH_CUDA_KERNEL
+pytestmark = needs_device
 
 
 def to(device: str, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
@@ -85,7 +75,6 @@ def test_compile_without_graph_breaks() -> None:
 
 @pytest.mark.parametrize("head_dim", [16, 5], ids=["tiled", "general"])
 def test_graph_capture_and_replay(head_dim: int) -> None:
-    """Nothing synchronises or allocates outside torch's pool, or the capture would fail; replays read new inputs."""
     case = Case(19, 33, 2, head_dim)
     first, second = ([*make(case, seed=seed)[:2], gradient(case, torch.float32)] for seed in (0, 1))
     inputs = [x.cuda() for x in first]
@@ -96,37 +85,16 @@ def test_graph_capture_and_replay(head_dim: int) -> None:
         y = torch.ops.mffpa_ext.outlook_attention(value, logits, None, *geometry)
         return y, *torch.ops.mffpa_ext.outlook_attention_backward(dy, value, logits, None, *geometry)
 
-    step()  # loads the kernels
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = step()
-    for tensors in (second, first):
-        for input_, new in zip(inputs, tensors, strict=True):
-            input_.copy_(new)
-        graph.replay()
-        for a, e in zip(outputs, step(), strict=True):
-            assert torch.equal(a, e)
+    check_capture(step, inputs, second, first)
 
 
 def test_the_current_stream_is_used() -> None:
-    """Two streams with work before the operator: on the wrong stream it would read inputs that are not yet there."""
     case = Case(64, 64, 4, 64)
     value, logits, _ = to("cuda", *make(case))
-    expected = ours(case, value, logits)
-    streams, outputs = [torch.cuda.Stream(), torch.cuda.Stream()], []
-    torch.cuda.synchronize()
-    for stream in streams:
-        with torch.cuda.stream(stream):
-            late_value, late_logits = torch.full_like(value, torch.nan), torch.full_like(logits, torch.nan)
-            torch.cuda._sleep(20_000_000)
-            late_value.copy_(value), late_logits.copy_(logits)
-            outputs.append(ours(case, late_value, late_logits))
-    torch.cuda.synchronize()
-    assert all(torch.equal(output, expected) for output in outputs)
+    check_streams(lambda *inputs: ours(case, *inputs), value, logits)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@needs_two_devices
 def test_a_device_that_is_not_the_current_one() -> None:
     case = Case(19, 33, 2, 16)
     arguments = (*make(case), gradient(case, torch.float32))
@@ -145,8 +113,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
 
 def test_more_than_2_to_the_31_elements() -> None:
     """The last image of a batch whose logits need 64-bit offsets: 2.7e9 half-precision numbers."""
-    if torch.cuda.mem_get_info()[0] < 24 << 30:
-        pytest.skip("needs 24 GB of free GPU memory")
+    skip_without_memory(24)
     case = Case(256, 256, 4, 8, batch=126)
     generator = torch.Generator("cuda").manual_seed(0)
     value = torch.randn(case.value_shape, device="cuda", dtype=torch.float16, generator=generator)
