@@ -44,8 +44,9 @@ def pyramid_coordinate_attention(
         conv_h_weight, conv_h_bias, conv_w_weight, conv_w_bias: [C, M] and [C].
         softmax: as for `pyramid_gate`.
 
-    Parameters have any floating dtype; they are used in float32 (float64 where x is). Where a gradient is needed, and
-    on CUDA where M is above 2048, it runs as several operators. Returns: like x. Raises ValueError with what was expected and what came.
+    Parameters have any floating dtype; they are used in float32 (float64 where x is). It runs as several operators
+    where a gradient is needed, and on CUDA where M is above 2048. Returns: like x. Raises ValueError with what was
+    expected and what came.
     """
     name = "pyramid_coordinate_attention"
     check_image(name, x)

@@ -1,9 +1,11 @@
-// Runs CUDA kernels on the CPU: one OS thread per CUDA thread, one block after another. g++ compiles the .cu files with
-// `-x c++ -include simt.h`; csrc/cuda/launch.h calls simt::launch where nvcc would launch on the device.
+// Runs CUDA kernels on the CPU, one block after another. g++ compiles the .cu files with `-x c++ -include simt.h`;
+// csrc/cuda/launch.h calls simt::launch where nvcc would launch on the device.
 //
-// AddressSanitizer on the result is a memcheck, ThreadSanitizer a racecheck: barriers are the only thing that orders
-// two threads. Shared memory starts as NaN in every block. Not shown: speed, the rounding of the device's own
-// functions, device limits, and races between blocks, which would need two of them at once.
+// Under a sanitizer a CUDA thread is a thread of the operating system: AddressSanitizer on the result is a memcheck,
+// ThreadSanitizer a racecheck, since barriers are the only thing that orders two threads. Otherwise the threads of a
+// block are contexts that take turns at barriers, which is many times faster, and threads that wait for ever are
+// reported. Shared memory starts as NaN in every block. Not shown: speed, the rounding of the device's own functions,
+// device limits, and races between blocks, which would need two of them at once.
 #pragma once
 
 #include <cuda_runtime_api.h>  // vector types; in plain C++ its attributes __global__ and __device__ mean nothing
@@ -17,7 +19,10 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
+
+#include <ucontext.h>
 
 #undef __shared__
 #define __shared__ static  // one copy for all threads of a block
@@ -30,20 +35,50 @@ namespace simt {
 
 constexpr int kLanes = 32;
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kThreads = true;
+#else
+constexpr bool kThreads = false;
+#endif
+
+void yield();               // to the other contexts of the block
+inline long progress = 0;   // counts what lets a context go on
+
+// std::barrier for contexts.
+class ContextBarrier {
+ public:
+  explicit ContextBarrier(std::ptrdiff_t expected) : expected_(expected) {}
+  void arrive_and_wait() {
+    const long phase = phase_;
+    ++arrived_, complete();
+    while (phase == phase_) yield();
+  }
+  void arrive_and_drop() { --expected_, complete(); }
+
+ private:
+  void complete() {
+    if (arrived_ == expected_) arrived_ = 0, ++phase_, ++progress;
+  }
+  std::ptrdiff_t expected_, arrived_ = 0;
+  long phase_ = 0;
+};
+
+using Barrier = std::conditional_t<kThreads, std::barrier<>, ContextBarrier>;
+
 struct FreeAligned {
   void operator()(unsigned char* bytes) const { ::operator delete[](bytes, std::align_val_t{16}); }
 };
 
 struct Block {
-  std::barrier<> all;
-  std::vector<std::unique_ptr<std::barrier<>>> warps;
+  Barrier all;
+  std::vector<std::unique_ptr<Barrier>> warps;
   std::vector<std::uint64_t> exchanged;                   // by shuffles, a slot per thread
   std::unique_ptr<unsigned char[], FreeAligned> dynamic;  // exactly as long as asked for
 
   Block(int threads, std::size_t shared_bytes)
       : all(threads), exchanged(threads), dynamic(new (std::align_val_t{16}) unsigned char[shared_bytes]) {
     for (int first = 0; first < threads; first += kLanes)
-      warps.push_back(std::make_unique<std::barrier<>>(threads - first < kLanes ? threads - first : kLanes));
+      warps.push_back(std::make_unique<Barrier>(threads - first < kLanes ? threads - first : kLanes));
     std::memset(dynamic.get(), 0xff, shared_bytes);  // NaN in every floating-point type
   }
 };
@@ -54,7 +89,7 @@ struct Index {
 
 inline thread_local Block* block = nullptr;
 inline thread_local int thread = 0;
-inline std::barrier<>& warp_barrier() { return *block->warps[thread / kLanes]; }
+inline Barrier& warp_barrier() { return *block->warps[thread / kLanes]; }
 inline unsigned char* dynamic_shared() { return block->dynamic.get(); }
 
 inline void require_whole_warp(unsigned mask) {
@@ -105,8 +140,21 @@ T __shfl_down_sync(unsigned mask, T value, int distance) {
 
 namespace simt {
 
+inline void take_place(Block& of, std::int64_t index, std::int64_t blocks, int t, int threads) {
+  block = &of, thread = t;
+  threadIdx.x = unsigned(t), blockDim.x = unsigned(threads);
+  blockIdx.x = unsigned(index), gridDim.x = unsigned(blocks);
+}
+
 template <class Kernel>
-void launch(std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
+void run_thread(const Kernel& kernel) {
+  kernel();
+  warp_barrier().arrive_and_drop();  // nobody waits for a thread that has returned
+  block->all.arrive_and_drop();
+}
+
+template <class Kernel>
+void launch_threads(std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
   auto current = std::make_unique<Block>(threads, shared_bytes);
   std::int64_t index = 0;
   const auto advance = [&]() noexcept {
@@ -115,20 +163,72 @@ void launch(std::int64_t blocks, int threads, std::size_t shared_bytes, const Ke
   };
   std::barrier next(threads, advance);
   const auto run = [&](int t) {
-    thread = t;
-    threadIdx.x = unsigned(t), blockDim.x = unsigned(threads), gridDim.x = unsigned(blocks);
     while (index < blocks) {
-      block = current.get();
-      blockIdx.x = unsigned(index);
-      kernel();
-      warp_barrier().arrive_and_drop();  // nobody waits for a thread that has returned
-      block->all.arrive_and_drop();
+      take_place(*current, index, blocks, t, threads);
+      run_thread(kernel);
       next.arrive_and_wait();
     }
   };
   std::vector<std::thread> pool;
   for (int t = 0; t < threads; ++t) pool.emplace_back(run, t);
   for (std::thread& one : pool) one.join();
+}
+
+constexpr std::size_t kStackBytes = 256 * 1024;
+
+struct Context {
+  ucontext_t state;
+  std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
+  bool running = false;
+};
+
+inline std::vector<std::unique_ptr<Context>> contexts;  // kept: their stacks cost more than a block
+inline ucontext_t scheduler;
+inline const void* current_kernel = nullptr;
+
+inline void yield() { swapcontext(&contexts[thread]->state, &scheduler); }
+
+template <class Kernel>
+void enter_context() {
+  run_thread(*static_cast<const Kernel*>(current_kernel));
+  ++progress;
+  contexts[thread]->running = false;
+  yield();
+}
+
+template <class Kernel>
+void launch_contexts(std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
+  while (int(contexts.size()) < threads) contexts.push_back(std::make_unique<Context>());
+  current_kernel = &kernel;
+  for (std::int64_t index = 0; index < blocks; ++index) {
+    Block of(threads, shared_bytes);
+    for (int t = 0; t < threads; ++t) {
+      Context& one = *contexts[t];
+      getcontext(&one.state);
+      one.state.uc_stack.ss_sp = one.stack.get(), one.state.uc_stack.ss_size = kStackBytes;
+      one.state.uc_link = nullptr;
+      one.running = true;
+      makecontext(&one.state, &enter_context<Kernel>, 0);
+    }
+    for (int left = threads; left > 0;) {
+      const long before = progress;
+      for (int t = 0; t < threads; ++t) {
+        if (!contexts[t]->running) continue;
+        take_place(of, index, blocks, t, threads);
+        swapcontext(&scheduler, &contexts[t]->state);
+        if (!contexts[t]->running) --left;
+      }
+      if (progress != before) continue;
+      std::fprintf(stderr, "simt.h: all threads of block %lld wait, at different barriers\n", (long long)index);
+      std::abort();
+    }
+  }
+}
+
+template <class Kernel>
+void launch(std::int64_t blocks, int threads, std::size_t shared_bytes, const Kernel& kernel) {
+  if constexpr (kThreads) launch_threads(blocks, threads, shared_bytes, kernel);
+  else launch_contexts(blocks, threads, shared_bytes, kernel);
 }
 
 }  // namespace simt

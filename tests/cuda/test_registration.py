@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mffpa_ext import _extension
+from mffpa_ext import _extension, ops
 from mffpa_ext.ops import backend
 
 WITH_CUDA_KERNEL = {
@@ -28,5 +28,5 @@ def test_every_operator_has_its_cuda_kernel() -> None:
 @needs_cuda_build
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_cpu_kernels_serve_as_before() -> None:
-    y = torch.ops.mffpa_ext.outlook_attention(torch.ones(1, 5, 4, 8), torch.zeros(1, 5, 4, 2 * 81), None, 2, 3, 1, 1, 1.0)
-    assert y.isfinite().all()
+    y = ops.outlook_attention(torch.ones(1, 5, 4, 8), torch.zeros(1, 5, 4, 2 * 81), 2)
+    assert y.sum() > 0

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.conftest import toolkit as toolkit  # the fixture: skips without nvcc, but not in CI
-
 from tests.cuda.test_registration import WITH_CUDA_KERNEL
 
 from .conftest import Environment
