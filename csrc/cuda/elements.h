@@ -30,6 +30,8 @@ MFFPA_DEVICE T from_accumulator(Accumulator<T> x) {
 
 MFFPA_DEVICE float exponential(float x) { return expf(x); }
 MFFPA_DEVICE double exponential(double x) { return exp(x); }
+MFFPA_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+MFFPA_DEVICE double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 MFFPA_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 MFFPA_DEVICE double larger(double a, double b) { return fmax(a, b); }
 MFFPA_DEVICE float root(float x) { return sqrtf(x); }

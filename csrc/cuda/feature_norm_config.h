@@ -50,7 +50,7 @@ struct FeatureNormGrid {
     std::int64_t per_tile = 1;
     if (s.layout == Layout::kChannelsLast) {
       const int most = elements == 1 ? kWarpSize : 8;
-      while (groups < most && std::int64_t(groups) * elements < channels) groups *= 2;
+      groups = power_of_two(channels, elements, most);
       per_tile = std::int64_t(groups) * elements;
     }
     tiles = ceil_div(channels, per_tile);

@@ -25,6 +25,13 @@ struct LaunchConfig {
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// The smallest power of two, at most `most`, of which every one takes `each`, so that they take `count` if possible.
+constexpr int power_of_two(std::int64_t count, std::int64_t each, int most) {
+  int n = 1;
+  while (n < most && n * each < count) n *= 2;
+  return n;
+}
+
 // Before every launch, on the device and in the tests.
 inline void check_launch(const LaunchConfig& config) {
   const auto fail = [](const char* what, std::int64_t got, std::int64_t limit, const char* advice) {

@@ -34,27 +34,27 @@ struct Lines {
 
 template <class T>
 MFFPA_DEVICE Lines lines_of_block(const MakeLogits<T>& a) {
-  const std::int64_t tiles = a.grid.row_tiles + a.grid.column_tiles;
-  const std::int64_t tile = blockIdx.x % tiles, piece = blockIdx.x / tiles;
+  const unsigned tiles = a.grid.row_tiles + a.grid.column_tiles;
+  const unsigned tile = blockIdx.x % tiles, piece = blockIdx.x / tiles;
   Lines b;
   b.batch = piece / a.branches, b.branch = piece % a.branches;
   b.direction = tile < a.grid.row_tiles ? 0 : 1;
   b.size = b.direction == 0 ? a.height : a.width, b.length = b.direction == 0 ? a.width : a.height;
-  b.first = (b.direction == 0 ? tile : tile - a.grid.row_tiles) * a.grid.lines;
+  b.first = std::int64_t(b.direction == 0 ? tile : tile - a.grid.row_tiles) * a.grid.lines;
   b.count = int(b.size - b.first < a.grid.lines ? b.size - b.first : a.grid.lines);
   return b;
 }
 
-// Which share of the sums a thread takes: pixels slot, slot + slots, ... of a line. Neighbours read neighbours.
+// Which share of the sums a thread takes: every few pixels of a line, from `pixel` on. Neighbours read neighbours.
 struct Share {
-  int slot, line, channel, channel_step;  // channels from `channel` on, `channel_step` apart, within the chunk
+  int pixel, line, channel, channel_step;  // channels from `channel` on, `channel_step` apart, within the chunk
 };
 
 template <int N, bool kByPixel>
 MFFPA_DEVICE Share share_of_thread(const CoordinateGrid& g, int direction) {
   const int t = int(threadIdx.x);
   if constexpr (kByPixel) return {t / g.groups, 0, t % g.groups * N, g.chunk};
-  const int inner = direction == 0 ? g.slots : g.lines, outer = direction == 0 ? g.lines : g.slots;
+  const int inner = direction == 0 ? g.pixels : g.lines, outer = direction == 0 ? g.lines : g.pixels;
   const int fast = t % inner, slow = t / inner % outer, each = inner * outer;
   return {direction == 0 ? fast : slow, direction == 0 ? slow : fast, t / each, kLogitThreads / each};
 }
@@ -75,19 +75,19 @@ MFFPA_DEVICE void take_means(const MakeLogits<T>& a, const Lines& b, std::int64_
                           line * (b.direction == 0 ? row : pixel);
     A sums[N] = {};
 #pragma unroll 4
-    for (std::int64_t i = share.slot; i < b.length; i += g.slots) {
+    for (std::int64_t i = share.pixel; i < b.length; i += g.pixels) {
       const Vector<T, N> vector = load_vector<T, N>(from + i * step);
 #pragma unroll
       for (int k = 0; k < N; ++k) sums[k] += to_accumulator(vector.at[k]);
     }
 #pragma unroll
-    for (int k = 0; k < N; ++k) partials[(share.line * g.slots + share.slot) * g.chunk + c + k] = sums[k];
+    for (int k = 0; k < N; ++k) partials[(share.line * g.pixels + share.pixel) * g.pitch + c + k] = sums[k];
   }
   __syncthreads();
   for (int i = int(threadIdx.x); i < b.count * count; i += kLogitThreads) {
     const int l = i / count, c = i % count;
-    A sum = partials[l * g.slots * g.chunk + c];
-    for (int slot = 1; slot < g.slots; ++slot) sum += partials[(l * g.slots + slot) * g.chunk + c];
+    A sum = partials[l * g.pixels * g.pitch + c];
+    for (int pixel = 1; pixel < g.pixels; ++pixel) sum += partials[(l * g.pixels + pixel) * g.pitch + c];
     means[l * g.chunk + c] = sum / A(b.length);
   }
   __syncthreads();
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kLogitThreads, 4) coordinate_logits(const Make
   MFFPA_DYNAMIC_SHARED(A, partials);
   const CoordinateGrid& g = a.grid;
   const Coordinate<A>& p = a.p;
-  A *const means = partials + g.chunk * g.lines * g.slots, *const hidden = means + g.lines * g.chunk;
+  A *const means = partials + g.pitch * g.lines * g.pixels, *const hidden = means + g.lines * g.chunk;
   const Lines b = lines_of_block(a);
   const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize;
   for (std::int64_t first = 0; first < a.channels; first += g.chunk) {
@@ -132,10 +132,10 @@ __global__ void __launch_bounds__(kLogitThreads, 4) coordinate_logits(const Make
   const A *const weight = p.conv_weight[b.direction], *const bias = p.conv_bias[b.direction];
   A* const logits = a.logits[b.direction];
   const std::int64_t all = a.channels * a.branches;
-  for (std::int64_t i = threadIdx.x; i < b.count * a.channels; i += kLogitThreads) {
-    const std::int64_t c = kByPixel ? i : i / b.count, l = kByPixel ? 0 : i % b.count;
+  for (unsigned i = threadIdx.x; i < unsigned(b.count * a.channels); i += kLogitThreads) {
+    const int c = int(kByPixel ? i : i / unsigned(b.count)), l = int(kByPixel ? 0 : i % unsigned(b.count));
     A sum = bias[c];
-    for (int m = 0; m < p.hidden; ++m) sum += weight[c * p.hidden + m] * hidden[l * p.hidden + m];
+    for (int m = 0; m < p.hidden; ++m) sum += weight[std::int64_t(c) * p.hidden + m] * hidden[l * p.hidden + m];
     const std::int64_t channel = b.branch * a.channels + c, line = b.first + l;
     logits[kByPixel ? (b.batch * b.size + line) * all + channel : (b.batch * all + channel) * b.size + line] = sum;
   }

@@ -14,8 +14,8 @@ struct GateAccess {
   static constexpr int N = kElements;
   static constexpr int kMost = kMostBranches;
   static constexpr bool kByPixel = kChannelsLast;
-  static constexpr int kRun = kByPixel ? 1 : N;    // pixels of a thread
-  static constexpr int kLanes = kByPixel ? N : 1;  // channels of a thread
+  static constexpr int kRun = kByPixel ? 1 : N;  // pixels
+  static constexpr int kChannels = kByPixel ? N : 1;
 };
 
 // Of half types half a vector: eight weights in each of four branches would take more registers than there are.
@@ -38,9 +38,6 @@ void with_gate_access(const PlaneShape& s, const GateOptions& options, bool alig
   s.layout == Layout::kChannelsLast ? choose.template operator()<true>() : choose.template operator()<false>();
 }
 
-MFFPA_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-MFFPA_DEVICE double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-
 template <class A>
 struct GateLogits {
   const A *rows, *columns;  // columns may be null: factor 1
@@ -49,30 +46,30 @@ struct GateLogits {
 
 struct GatePlace {
   std::int64_t batch, channel, row, column;  // the tile's first
-  int row_tile, column_tile;
-  int lane, slot, line;  // the thread's first channel, vector of columns, and row in the tile
+  unsigned row_tile, column_tile;
+  int own_channel, slot, line;  // the thread's first channel, vector of columns, and row in the tile
 };
 
 template <class Access>
 MFFPA_DEVICE GatePlace gate_place(const GateGrid& g) {
-  std::int64_t block = blockIdx.x;
-  const auto take = [&](std::int64_t count) {
-    const std::int64_t index = block % count;
+  unsigned block = blockIdx.x;
+  const auto take = [&](unsigned count) {
+    const unsigned index = block % count;
     block /= count;
     return index;
   };
   GatePlace p;
-  std::int64_t tile = 0;
+  unsigned tile = 0;
   if constexpr (Access::kByPixel) tile = take(g.channel_tiles);  // fastest: they share memory pages
-  p.column_tile = int(take(g.column_tiles));
-  p.row_tile = int(take(g.row_tiles));
+  p.column_tile = take(g.column_tiles);
+  p.row_tile = take(g.row_tiles);
   if constexpr (!Access::kByPixel) tile = take(g.channel_tiles);
   p.batch = block;
-  p.channel = tile * g.lanes;
+  p.channel = std::int64_t(tile) * g.tile_channels;
   p.row = std::int64_t(p.row_tile) * g.tile_rows;
   p.column = std::int64_t(p.column_tile) * g.tile_columns;
   const int t = int(threadIdx.x);
-  p.lane = t % g.groups * Access::kLanes;
+  p.own_channel = t % g.groups * Access::kChannels;
   p.slot = t / g.groups % g.slots;
   p.line = t / (g.groups * g.slots);
   return p;
@@ -81,7 +78,7 @@ MFFPA_DEVICE GatePlace gate_place(const GateGrid& g) {
 // Where an element of the first branch lies in the tensor, and the distance of the branches.
 template <class Access>
 MFFPA_DEVICE std::int64_t element_at(const GateGrid& g, const GatePlace& p, std::int64_t row, std::int64_t column) {
-  const std::int64_t all = g.channels * g.branches, channel = p.channel + p.lane;
+  const std::int64_t all = g.channels * g.branches, channel = p.channel + p.own_channel;
   return Access::kByPixel ? ((p.batch * g.height + row) * g.width + column) * all + channel
                           : ((p.batch * all + channel) * g.height + row) * g.width + column;
 }
@@ -97,34 +94,34 @@ MFFPA_DEVICE std::int64_t line_at(const GateGrid& g, std::int64_t batch, std::in
   const std::int64_t all = g.channels * g.branches;
   return Access::kByPixel ? (batch * size + line) * all + channel : (batch * all + channel) * size + line;
 }
-// ... and in a table of `count` lines: [branch, line], or [line, branch, lane]. N neighbours are neighbours there too.
+// ... and in a table of `count` lines: [branch, line], or [line, branch, channel]. N neighbours are neighbours there
+// too.
 template <class Access>
-MFFPA_DEVICE int table_at(const GateGrid& g, int count, int line, int branch, int lane) {
-  return Access::kByPixel ? (line * g.branches + branch) * g.lanes + lane : branch * count + line;
+MFFPA_DEVICE int table_at(const GateGrid& g, int count, int line, int branch, int channel) {
+  return Access::kByPixel ? (line * g.branches + branch) * g.tile_channels + channel : branch * count + line;
 }
 
-// Calls body(index in a table, branch, lane, line) for everything in it, the threads of the block sharing the work in
-// the order of the tensor.
+// Calls body(index in a table, branch, channel, line) for everything in it; the threads of the block share the work.
 template <class Access, class Body>
 MFFPA_DEVICE void for_table(const GateGrid& g, int count, Body body) {
-  for (int i = int(threadIdx.x); i < count * g.branches * g.lanes; i += kGateThreads) {
-    const int lane = Access::kByPixel ? i % g.lanes : 0, rest = Access::kByPixel ? i / g.lanes : i;
-    const int branch = Access::kByPixel ? rest % g.branches : rest / count;
-    body(i, branch, lane, Access::kByPixel ? rest / g.branches : rest % count);
-  }
+  for (int branch = 0; branch < g.branches; ++branch)
+    for (int i = int(threadIdx.x); i < count << g.tile_channel_bits; i += kGateThreads) {
+      const int channel = i & (g.tile_channels - 1), line = i >> g.tile_channel_bits;
+      body(table_at<Access>(g, count, line, branch, channel), branch, channel, line);
+    }
 }
 
 // Tables of the sigmoids of the tile's rows and, behind them, columns. The caller synchronises.
 template <class Access, class A>
 MFFPA_DEVICE void fill_tables(const GateGrid& g, const GatePlace& p, const GateLogits<A>& logits, A* rows, A* columns) {
-  for_table<Access>(g, g.tile_rows, [&](int at, int branch, int lane, int line) {
-    const std::int64_t row = p.row + line, channel = p.channel + lane;
+  for_table<Access>(g, g.tile_rows, [&](int at, int branch, int own, int line) {
+    const std::int64_t row = p.row + line, channel = p.channel + own;
     if (row >= g.height || channel >= g.channels) return;
     rows[at] = sigmoid(logits.rows[line_at<Access>(g, p.batch, branch * g.channels + channel, g.row_size,
                                                    g.row_size == 1 ? 0 : row)]);
   });
-  for_table<Access>(g, g.tile_columns, [&](int at, int branch, int lane, int line) {
-    const std::int64_t column = p.column + line, channel = p.channel + lane;
+  for_table<Access>(g, g.tile_columns, [&](int at, int branch, int own, int line) {
+    const std::int64_t column = p.column + line, channel = p.channel + own;
     if (column >= g.width || channel >= g.channels) return;
     columns[at] = logits.columns ? sigmoid(logits.columns[line_at<Access>(g, p.batch, branch * g.channels + channel,
                                                                           g.width, column)])
@@ -146,17 +143,18 @@ MFFPA_DEVICE void load_factors(const A* from, A (&to)[N]) {
 
 // The factors of a thread's column in every branch.
 template <class Access, class A>
-MFFPA_DEVICE void load_columns(const GateGrid& g, const A* columns, int line, int lane,
+MFFPA_DEVICE void load_columns(const GateGrid& g, const A* columns, int line, int channel,
                                A (&factors)[Access::kMost][Access::N]) {
 #pragma unroll
   for (int s = 0; s < Access::kMost; ++s)
-    if (s < g.branches) load_factors(columns + table_at<Access>(g, g.tile_columns, line, s, lane), factors[s]);
+    if (s < g.branches) load_factors(columns + table_at<Access>(g, g.tile_columns, line, s, channel), factors[s]);
 }
 
 // The row's factor of N elements in one branch.
 template <class Access, class A>
-MFFPA_DEVICE void load_row(const GateGrid& g, const A* rows, int line, int branch, int lane, A (&factors)[Access::N]) {
-  const A* const from = rows + table_at<Access>(g, g.tile_rows, line, branch, lane);
+MFFPA_DEVICE void load_row(const GateGrid& g, const A* rows, int line, int branch, int channel,
+                           A (&factors)[Access::N]) {
+  const A* const from = rows + table_at<Access>(g, g.tile_rows, line, branch, channel);
   if constexpr (Access::kByPixel) {
     load_factors(from, factors);
   } else {
@@ -167,7 +165,7 @@ MFFPA_DEVICE void load_row(const GateGrid& g, const A* rows, int line, int branc
 
 // The weights of N elements in every branch. The gate lies in 0..1: the softmax needs no maximum.
 template <class Access, class A>
-MFFPA_DEVICE void weights_at(const GateGrid& g, const A* rows, int line, int lane, bool softmax,
+MFFPA_DEVICE void weights_at(const GateGrid& g, const A* rows, int line, int channel, bool softmax,
                              const A (&columns)[Access::kMost][Access::N], A (&weights)[Access::kMost][Access::N]) {
   constexpr int N = Access::N;
   A total[N] = {};
@@ -175,7 +173,7 @@ MFFPA_DEVICE void weights_at(const GateGrid& g, const A* rows, int line, int lan
   for (int s = 0; s < Access::kMost; ++s) {
     if (s >= g.branches) continue;
     A row[N];
-    load_row<Access>(g, rows, line, s, lane, row);
+    load_row<Access>(g, rows, line, s, channel, row);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       weights[s][k] = row[k] * columns[s][k];

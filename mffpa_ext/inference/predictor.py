@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mffpa_ext.data.images import to_network_input
 from mffpa_ext.inference.preprocessing import Preprocessing
 from mffpa_ext.models import DefectNetwork
-from mffpa_ext.nn import LargeKernelConv2d
+from mffpa_ext.nn import CoordinateAttention, LargeKernelConv2d
 from mffpa_ext.precision import PRECISIONS
 from mffpa_ext.training.checkpoint import read_checkpoint, restore_model
 from mffpa_ext.training.config import pick_device
@@ -55,7 +55,7 @@ class Predictor:
     Args:
         source: a checkpoint file, or a network. `preprocessing` and `threshold` are those of the checkpoint, else None.
         precision: "fp32", "bf16" or "fp16". In half precision convolutions and linear layers have half weights;
-            normalisations and the decision keep float32 weights.
+            normalisations, coordinate attention and the decision keep float32 weights.
         device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
         memory_limit: bytes that the kept spectrum of each large kernel may take (CPU); None: 256 MiB.
 
@@ -89,6 +89,9 @@ class Predictor:
         for module in self.model.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not getattr(self.model, "decision", None):
                 module.to(self.dtype)
+        for module in self.model.modules():
+            if isinstance(module, CoordinateAttention):
+                module.float()  # its operator computes in float32: else it would convert ten tensors at every image
             if isinstance(module, LargeKernelConv2d) and memory_limit is not None:
                 module.memory_limit = memory_limit
 

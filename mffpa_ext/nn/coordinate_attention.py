@@ -44,7 +44,7 @@ class CoordinateAttention(nn.Module):
     def logits(self, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
         """Means [batch, in_channels, height] and [batch, in_channels, width] to the gate's two logits, alike."""
         means = torch.cat([by_row, by_column], dim=2).unsqueeze(3)  # [batch, C, height + width, 1]
-        hidden = self.act(self.bn1(self.conv1(means)))
+        hidden = self.act(self.bn1(self.conv1(means.to(self.conv1.weight.dtype))))  # means of half types may meet float
         rows, columns = hidden.split([by_row.shape[2], by_column.shape[2]], dim=2)
         return self.conv_h(rows).squeeze(3), self.conv_w(columns).squeeze(3)
 

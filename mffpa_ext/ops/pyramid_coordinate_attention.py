@@ -34,7 +34,7 @@ def pyramid_coordinate_attention(
     conv_w_bias: Tensor,
     softmax: bool = True,
 ) -> Tensor:
-    """Makes the weights of all branches from their means, and weights them. Two reads of x and one write.
+    """Makes the weights of all branches from their means, and weights them. Two reads of x (CUDA: three), one write.
 
     Args:
         x: [batch, branches * C, height, width], height and width at least 1; float32, float64, bfloat16 or float16.

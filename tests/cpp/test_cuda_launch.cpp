@@ -164,35 +164,48 @@ void pyramid_gate() {
                 const PlaneShape s{2, channels * branches, height, width, layout};
                 const GateOptions options{branches, true};
                 const int vector = gate_vector(s, options, aligned, 16 / bytes);
-                const GateGrid g(s, options, height, vector);
                 expect(vector == 1 || (aligned && branches <= kFewBranches), "gate: whole vectors of few branches");
-                expect(g.groups * g.slots * g.rows == kGateThreads && g.groups * g.slots <= kWarpSize,
-                       "gate: a row of the tile belongs to one warp");
-                expect(g.row_tiles * g.tile_rows >= height && g.column_tiles * g.tile_columns >= width &&
-                           g.channel_tiles * g.lanes >= channels,
-                       "gate: tiles cover the tensor");
-                expect(g.tile_rows % g.rows == 0, "gate: as many rows for every thread");
-                expect(g.blocks() == 2 * g.channel_tiles * g.row_tiles * g.column_tiles, "gate: a block to a tile");
-                const LaunchConfig forward = g.forward_launch(bytes), backward = g.backward_launch(vector, bytes);
-                expect(refusal({1, forward.threads, forward.shared_bytes}).empty() &&
-                           refusal({1, backward.threads, backward.shared_bytes}).empty(),
-                       "gate: shared memory fits");
-                if (branches == 4 && bytes == 4)
-                  expect(forward.shared_bytes <= 20 * 1024 && backward.shared_bytes <= 40 * 1024,
-                         "gate: shared memory leaves room for several blocks");
-                for (const std::int64_t hidden : {std::int64_t(1), std::int64_t(8), kMaxCudaHidden}) {
+                for (const bool gradient : {false, true}) {
+                  const GateGrid g = gradient ? GateGrid::backward(s, options, height, vector)
+                                              : GateGrid::forward(s, options, height, vector);
+                  expect(g.groups * g.slots * g.rows == kGateThreads && g.groups * g.slots <= kWarpSize,
+                         "gate: a row of the tile belongs to one warp");
+                  expect(g.row_tiles * std::int64_t(g.tile_rows) >= height &&
+                             g.column_tiles * std::int64_t(g.tile_columns) >= width &&
+                             g.channel_tiles * std::int64_t(g.tile_channels) >= channels &&
+                             g.tile_channels == 1 << g.tile_channel_bits,
+                         "gate: tiles cover the tensor");
+                  expect(g.tile_rows % g.rows == 0, "gate: as many rows for every thread");
+                  expect(g.tile_rows * branches * g.tile_channels % vector == 0 &&
+                             g.tile_columns * branches * g.tile_channels % vector == 0,
+                         "gate: tables start at whole vectors");
+                  const LaunchConfig config = gradient ? g.backward_launch(vector, bytes) : g.forward_launch(bytes);
+                  expect(refusal({1, config.threads, config.shared_bytes}).empty(), "gate: shared memory fits");
+                  if (branches == 4 && bytes == 4)
+                    expect(config.shared_bytes <= (gradient ? 40 : 20) * 1024, "gate: room for several blocks");
+                }
+                for (const std::int64_t hidden : {1, 8, 300, int(kMaxCudaHidden)}) {
                   const CoordinateGrid c(s, options, hidden, layout == Layout::kChannelsLast ? vector : 1);
                   const LaunchConfig config = c.launch(s, options, hidden, bytes);
+                  expect(layout == Layout::kChannelsLast || kLogitThreads % (c.pixels * c.lines) == 0,
+                         "coordinate logits: no two threads with one share");
                   expect(refusal({1, config.threads, config.shared_bytes}).empty(), "coordinate logits: a block fits");
                   expect(c.row_tiles * c.lines >= height && c.column_tiles * c.lines >= width,
                          "coordinate logits: every line");
                 }
               }
   const PlaneShape network{1, 256, 40, 14, Layout::kChannelsLast};
-  expect(GateGrid(network, {4, true}, 40, 4).blocks() == 80, "gate: the network's pyramid spreads over a GPU");
+  expect(GateGrid::forward(network, {4, true}, 40, 4).blocks() == 80, "gate: the network's pyramid spreads over a GPU");
+  const PlaneShape batch{64, 256, 40, 14, Layout::kChannelsLast};
+  expect(GateGrid::forward(batch, {4, true}, 40, 4).tile_rows == 16, "gate: larger tiles of a batch");
+  const GateGrid of_batch = GateGrid::backward(batch, {4, true}, 40, 4);
+  const GateGrid of_image = GateGrid::backward(network, {4, true}, 40, 4);
+  expect(of_batch.tile_rows == of_image.tile_rows && of_batch.tile_columns == of_image.tile_columns,
+         "gate: the batch does not change the order of sums");
   expect(CoordinateGrid(network, {4, true}, 8, 4).launch(network, {4, true}, 8, 4).blocks == 216, "a block to a line");
   const PlaneShape huge{1, 4, std::int64_t(1) << 30, std::int64_t(1) << 20, Layout::kContiguous};
-  expect(!refusal(GateGrid(huge, {4, true}, 1, 1).forward_launch(4)).empty(), "more than 2^31 blocks are refused");
+  const LaunchConfig refused = GateGrid::forward(huge, {4, true}, 1, 1).forward_launch(4);
+  expect(!refusal(refused).empty(), "more than 2^31 blocks are refused");
 }
 
 }  // namespace

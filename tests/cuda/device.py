@@ -61,3 +61,14 @@ def check_streams(run: Callable[..., Tensor], *inputs: Tensor) -> None:
 def skip_without_memory(gigabytes: int) -> None:
     if torch.cuda.mem_get_info()[0] < gigabytes << 30:
         pytest.skip(f"needs {gigabytes} GB of free GPU memory")
+
+
+def count_launches(run: Callable[[], object]) -> int:
+    """The kernels that `run` puts on the device."""
+    run()  # loads them
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(not event.name.startswith(("Memcpy", "Memset")) for event in events)

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from mffpa_ext import ops
 from mffpa_ext.ops import reference
-from tests.cuda.device import check_capture, check_streams, needs_device, needs_two_devices, skip_without_memory
+from tests.cuda.device import (
+    check_capture,
+    check_streams,
+    count_launches,
+    needs_device,
+    needs_two_devices,
+    skip_without_memory,
+)
 from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_feature_norm import EPS, LAYOUTS, SHAPES, check_errors, make
 from tests.ops import test_feature_norm_kernel as cpu
@@ -92,6 +99,14 @@ def test_graph_capture_and_replay(layout: str) -> None:
 
 def test_the_current_stream_is_used() -> None:
     check_streams(ops.feature_norm, torch.randn(4, 64, 64, 64, generator=torch.Generator().manual_seed(0)).cuda())
+
+
+def test_number_of_launches() -> None:
+    x, operators = torch.randn(1, 32, 64, 40, device="cuda"), torch.ops.mffpa_ext
+    _, statistics = operators.feature_norm(x, None, None, EPS, True)
+    assert count_launches(lambda: operators.feature_norm(x, None, None, EPS, True)) == 2
+    assert count_launches(lambda: operators.feature_norm_pool(x, None, None, EPS, True)) == 2
+    assert count_launches(lambda: operators.feature_norm_backward(x, x, None, None, statistics, EPS, True)) == 2
 
 
 @needs_two_devices

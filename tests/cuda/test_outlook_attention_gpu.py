@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from tests.cuda.device import check_capture, check_streams, needs_device, needs_two_devices, skip_without_memory
+from tests.cuda.device import (
+    check_capture,
+    check_streams,
+    count_launches,
+    needs_device,
+    needs_two_devices,
+    skip_without_memory,
+)
 from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_outlook_attention import RESULTS, TILED, gradient
 from tests.ops.outlook_cases import CASES, Case, error, make, ours, textbook, tolerance, with_gradients
@@ -92,6 +99,15 @@ def test_the_current_stream_is_used() -> None:
     case = Case(64, 64, 4, 64)
     value, logits, _ = to("cuda", *make(case))
     check_streams(lambda *inputs: ours(case, *inputs), value, logits)
+
+
+def test_number_of_launches() -> None:
+    case = Case(29, 80, 4, 64)
+    value, logits, _ = to("cuda", *make(case))
+    geometry = (case.heads, case.kernel_size, case.stride, case.pad, case.scale)
+    operators = torch.ops.mffpa_ext
+    assert count_launches(lambda: operators.outlook_attention(value, logits, None, *geometry)) == 1
+    assert count_launches(lambda: operators.outlook_attention_backward(value, value, logits, None, *geometry)) == 2
 
 
 @needs_two_devices

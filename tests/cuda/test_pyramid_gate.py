@@ -20,6 +20,7 @@ from tests.ops.gate_cases import (
 )
 from tests.ops.support import DTYPES
 
+NETWORK = Case(1, 4, 64, 40, 14)
 # Whole vectors and others, cut tiles of rows, columns and channels, and planes that are not small.
 TILED = (
     Case(1, 4, 8, 5, 8),
@@ -32,9 +33,8 @@ TILED = (
 
 
 def few_blocks(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Those that an emulated GPU runs in less than seconds: every plane costs a block's time."""
+    """Those that an emulated GPU runs in less than a second: every plane costs a block's time."""
     return tuple(case for case in cases if case.batch * case.channels * case.height <= 400)
-
 
 
 class Operator:
@@ -120,6 +120,10 @@ def test_against_float64(kernels: Kernels, case: Case, dtype: torch.dtype, layou
     check(kernels, case, dtype, layout)
 
 
+def test_the_shape_of_the_network(kernels: Kernels) -> None:
+    check(kernels, NETWORK, torch.float32, "channels_last")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 def test_tensors_that_are_not_16_byte_aligned(kernels: Kernels, dtype: torch.dtype, layout: str) -> None:
@@ -189,6 +193,7 @@ FUSED = (
     (Case(1, 4, 64, 5, 3), 8),
     (Case(1, 2, 140, 2, 3), 3),
     (Case(1, 2, 8, 19, 9), 1),
+    (Case(1, 2, 5, 9, 3), 300),
     (Case(2, 3, 5, 4, 3), 17),
     (Case(1, 16, 3, 2, 1), 2),
     (Case(1, 4, 8, 1, 5, softmax=False), 8),

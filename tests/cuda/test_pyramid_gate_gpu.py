@@ -1,12 +1,21 @@
 """The pyramid's gate and its fused form on a GPU: the CPU tests' cases, and what only a device can show."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from mffpa_ext import ops
 from mffpa_ext.ops import reference
-from tests.cuda.device import check_capture, check_streams, needs_device, needs_two_devices, skip_without_memory
+from tests.cuda.device import (
+    check_capture,
+    check_streams,
+    count_launches,
+    needs_device,
+    needs_two_devices,
+    skip_without_memory,
+)
 from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_pyramid_gate import FUSED, TILED
 from tests.ops import test_pyramid_coordinate_attention as coordinate
@@ -132,12 +141,31 @@ def test_a_device_that_is_not_the_current_one() -> None:
         torch.ops.mffpa_ext.pyramid_gate(x.to("cuda:0"), rows.to("cuda:1"), None, case.branches, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+def test_number_of_launches(dtype: torch.dtype) -> None:
+    """Of kernels with the parameters that a Predictor has: in float32, whatever x is."""
+    x, rows, columns = on_device(make(LARGE, dtype), "channels_last")
+    p = {name: tensor.cuda() for name, tensor in coordinate.parameters(LARGE.channels, 8).items()}
+    backward = torch.ops.mffpa_ext.pyramid_gate_backward
+    assert count_launches(lambda: ops.pyramid_gate(x, rows, columns, LARGE.branches)) == 1
+    assert count_launches(lambda: backward(x, x, rows, columns, LARGE.branches, True)) == 2
+    assert count_launches(lambda: coordinate.ours(x, LARGE, p)) == 2
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_more_than_2_to_the_31_elements(layout: str) -> None:
     """The last image of a batch that needs 64-bit offsets."""
-    skip_without_memory(24)
+    skip_without_memory(40)
     x = torch.randn(33, 64, 1024, 1024, device="cuda", dtype=torch.float16).contiguous(memory_format=LAYOUTS[layout])
     assert x.numel() > 2**31
     rows, columns = torch.randn(2, 33, 64, 1024, device="cuda")
-    whole = ops.pyramid_gate(x, rows, columns, 4)[-1:]
-    assert torch.equal(whole, ops.pyramid_gate(x[-1:], rows[-1:], columns[-1:], 4))
+    p = {name: tensor.cuda() for name, tensor in coordinate.parameters(16, 8).items()}
+    case = Case(33, 4, 16, 1024, 1024)
+
+    def all_of(x: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+        yield ops.pyramid_gate(x, rows, columns, 4)
+        yield from torch.ops.mffpa_ext.pyramid_gate_backward(x, x, rows, columns, 4, True)
+        yield coordinate.ours(x, case, p)
+
+    for whole, last in zip(all_of(x, rows, columns), all_of(x[-1:], rows[-1:], columns[-1:]), strict=True):
+        assert torch.equal(whole[-1:], last)

@@ -9,7 +9,7 @@ import torch
 
 from mffpa_ext import Predictor, UserError
 from mffpa_ext.models import VARIANTS, DefectNetwork, create_model
-from mffpa_ext.nn import LargeKernelConv2d
+from mffpa_ext.nn import CoordinateAttention, LargeKernelConv2d
 from mffpa_ext.training.checkpoint import model_facts, save_checkpoint
 
 
@@ -75,6 +75,16 @@ def test_half_precision_is_close(precision: str, tolerance: float) -> None:
     assert (exact.score - low.score).abs().max() < tolerance
     assert not torch.equal(exact.logit, low.logit)
     assert low.logit.dtype == low.mask_logits.dtype == torch.float32
+
+
+def test_coordinate_attention_stays_in_float32() -> None:
+    """Its operator computes in float32: it must not have to convert its parameters, in one piece or layer by layer."""
+    predictor, batch = Predictor(network(), "bf16", "cpu"), images()
+    attention = next(m for m in predictor.model.modules() if isinstance(m, CoordinateAttention))
+    assert {parameter.dtype for parameter in attention.parameters()} == {torch.float32}
+    fused = predictor(batch)
+    attention.conv1.register_forward_hook(lambda *arguments: None)
+    torch.testing.assert_close(predictor(batch).logit, fused.logit, rtol=0, atol=0.1)
 
 
 def test_one_image_is_a_batch_of_one_without_its_dimension() -> None:

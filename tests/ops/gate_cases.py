@@ -69,7 +69,7 @@ def with_gradients(function: Callable, inputs: list[Tensor | None]) -> list[Tens
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype) for y in outputs]
+    weights = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs]
     torch.autograd.backward(outputs, weights)
     return [y.detach() for y in outputs] + [leaf.grad for leaf in leaves if leaf is not None]
 
