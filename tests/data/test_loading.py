@@ -11,7 +11,8 @@ from PIL import Image
 
 from mffpa_ext.data import loading
 from mffpa_ext.data.config import DataConfig, resolve
-from mffpa_ext.data.facts import FACTS, KSDD_SKIPPED
+from mffpa_ext.data.facts import FACTS
+from mffpa_ext.data.published import KSDD_SKIPPED
 from mffpa_ext.data.loading import BUILDERS, load_part, load_splits
 from mffpa_ext.errors import UserError
 
