@@ -67,7 +67,7 @@ def check_json(path: str) -> None:
 
 
 def lines(title: str, examination: Examination) -> list[str]:
-    """For people: a table of counts, the notes, all problems and their sum."""
+    """For people: all problems, then a table of counts, the notes and a summary, which stay in sight at the end."""
     rows = [("", "published", "", "found", "", ""),
             ("part", "defective", "defect-free", "defective", "defect-free", "unreadable")]
     for part, published in examination.published.items():
@@ -83,8 +83,8 @@ def lines(title: str, examination: Examination) -> list[str]:
         counts = {kind: sum(problem.kind == kind for problem in problems) for kind in KINDS}
         summary = (f"{examination.files} files read: {len(problems)} problem{'s' if len(problems) > 1 else ''} ("
                    + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + ")")
-    return [f"{title} in {examination.root}", *table, *(f"note: {note}" for note in examination.notes),
-            *map(str, problems), summary]
+    return [*map(str, problems), f"{title} in {examination.root}", *table,
+            *(f"note: {note}" for note in examination.notes), summary]
 
 
 def as_dict(name: str, examination: Examination) -> dict[str, Any]:

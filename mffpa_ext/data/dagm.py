@@ -39,7 +39,7 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     if config.split_file is not None:
         listings = dict(zip(("Train", "Test"),
                             read_split(Path(config.split_file), "dagm", config.dagm_class - 1), strict=True))
-        records = {half: select(found, listings[half], halves[half], config.split_file, lambda record: record.image.name)
+        records = {half: select(found, listings[half], halves[half], config.split_file)
                    for half, found in records.items()}
     return Layout(records.get("Train", []), records["Test"], official=True, flags_fixed=config.split_file is not None)
 
@@ -112,11 +112,11 @@ def _contradictions(folder: Path, pairs: Pairs) -> Iterator[tuple[Path, str, str
             continue  # the first line is a count
         stem = Path(match[2]).stem
         if match[1] == "1" and stem in pairs.images and stem not in pairs.masks:
-            yield (pairs.images[stem], NO_MASK, f"{listing} says it is defective, but its mask "
-                                                f"{listing.parent / match[3]} is missing: add it")
+            mask = listing.parent / match[3]
+            yield pairs.images[stem], NO_MASK, f"{listing} says it is defective, but its mask {mask} is missing: add it"
         if match[1] == "0" and stem in pairs.masks:
-            yield (pairs.masks[stem], LISTING, f"{listing} says its image is defect-free: remove one or correct the "
-                                               f"other")
+            text = f"{listing} says its image is defect-free: remove one or correct the other"
+            yield pairs.masks[stem], LISTING, text
 
 
 def _resplit(halves: list[Path], folder: Path, seed: int) -> Layout:

@@ -79,9 +79,11 @@ class Inventory:
 
         published: stems of the images. Endings: of the file names, after the stem. sizes: see `Item`.
         """
+        known = set(published)
         self.compare_names(folder, pairs, published, image_ending)
         for stem in pairs.without_mask:
-            self.report(pairs.images[stem], NO_MASK, f"expected its mask {stem}{mask_ending}, found no such file")
+            if stem in known:  # else the image is one too many already
+                self.report(pairs.images[stem], NO_MASK, f"expected its mask {stem}{mask_ending}, found no such file")
         self.items += [Item(part, image, pairs.masks.get(stem), None, sizes) for stem, image in pairs.images.items()]
 
     def compare_names(self, folder: Path, pairs: Pairs, published: Sequence[str], image_ending: str) -> None:
@@ -151,7 +153,7 @@ def _examine_item(item: Item, root: Path) -> tuple[int | None, list[Problem]]:
             report(item.mask, UNREADABLE, _without_path(error, item.mask))
     if size and item.sizes and not _within(size, *item.sizes):
         report(item.image, SIZE, f"expected {_range(*item.sizes)} (height x width), got {_shown(size)}")
-    if size and mask is not None and size != mask.shape:
+    elif size and mask is not None and size != mask.shape:
         report(item.mask, SIZE, f"expected the size of its image, {_shown(size)}, got {_shown(mask.shape)}")
     label = item.label
     if mask is not None:

@@ -22,7 +22,7 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     records = {part: read_part(root / part) for part in parts}
     if config.split_file is not None:
         listings = dict(zip(("train", "test"), read_split(Path(config.split_file), "ksdd2"), strict=True))
-        records = {part: select(found, listings[part], root / part, config.split_file, lambda record: record.image.stem)
+        records = {part: select(found, listings[part], root / part, config.split_file, ".png")
                    for part, found in records.items()}
     return Layout(records.get("train", []), records["test"], official=True, flags_fixed=config.split_file is not None)
 

@@ -95,21 +95,22 @@ def read_split(path: Path, dataset: str, part: int = 0) -> tuple[Listing, ...]:
 
 
 def select(records: Sequence[Record], listing: Listing, folder: Path, split_file: str,
-           name: Callable[[Record], str]) -> list[Record]:
+           ending: str = "") -> list[Record]:
     """The records that a list names, in their own order, annotated as it says.
 
-    folder: where they lie, and name: what the list calls them by. Raises UserError for a name that is not there.
+    folder: where their images lie. ending: of the file names, where the list leaves it out. Raises UserError for a
+    name that is not there.
     """
-    flags = dict(listing)
-    known = {name(record) for record in records}
+    flags = {f"{name}{ending}": flag for name, flag in listing}
+    known = {record.image.name for record in records}
     missing = [listed for listed in flags if listed not in known]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise UserError(f"{folder / missing[0]}: listed in {split_file}{more}, found no such file: "
                         f"complete the data set (`mffpa datasets check` names what is missing) or leave --split-file "
                         f"out")
-    return [replace(record, annotated=not record.label or flags[name(record)])
-            for record in records if name(record) in flags]
+    return [replace(record, annotated=not record.label or flags[record.image.name])
+            for record in records if record.image.name in flags]
 
 
 def _refuse_shared(listings: Sequence[Listing], titles: Sequence[str], fail: Callable[[str], UserError]) -> None:

@@ -51,7 +51,7 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     if test_only:
         listings = ([], listings[1], [])
     train, test, validation = (
-        select(records, listing, root / "train_images", config.split_file, _stem) for listing in listings)
+        select(records, listing, root / "train_images", config.split_file, ".jpg") for listing in listings)
     positives = sum(record.label for record in train)
     if not test_only and config.steel_positives not in (None, positives):
         raise UserError(f"--steel-positives: {config.split_file} lists {positives} defective training images, got "
@@ -101,8 +101,8 @@ def inventory(root: Path, split_file: Path | None = None) -> Inventory:
 
 
 def _drawn(config: DataConfig, seed: int, records: Sequence[Record], annotations: dict[str, Annotation]) -> Layout:
-    unknown = next((name for name in annotations if name not in {record.name for record in records}), None)
-    if unknown is not None:
+    known = {record.name for record in records}
+    for unknown in (name for name in annotations if name not in known):
         raise UserError(f"{Path(config.data_root) / 'train_images' / unknown}: named in line "
                         f"{annotations[unknown].line} of {_LISTING}, found no such file: complete the data set "
                         f"(`mffpa datasets check steel` names every missing file) or give a --split-file")
@@ -152,10 +152,6 @@ def _mask(root: Path, name: str, annotations: dict[str, Annotation]) -> RunLengt
         return None
     return RunLengthMask(root / _LISTING, name, tuple((line, text) for line, _, text in annotations[name].rows),
                          STEEL_SIZE)
-
-
-def _stem(record: Record) -> str:
-    return record.image.stem
 
 
 def _shown(counts: Counts) -> str:
