@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         check_json(config.json)
     extra = {} if config.split_file is None else {"split_file": Path(config.split_file)}
     examination = examine(DATASETS[name].inventory(root, **extra))
-    print("\n".join(lines(FACTS[name].title, examination)), flush=True)
+    print(printable("\n".join(lines(FACTS[name].title, examination))), flush=True)
     if config.json is not None:
         write_json(Path(config.json), as_dict(name, examination))
     if examination.problems:
@@ -64,6 +64,12 @@ def check_json(path: str) -> None:
         raise UserError(f"--json {path}: expected a file to write, found a folder")
     check_folder("--json", Path(path).absolute().parent)
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
+def printable(text: str) -> str:
+    """Names of files need not be text: what cannot be printed is shown as its bytes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def lines(title: str, examination: Examination) -> list[str]:

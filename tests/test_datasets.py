@@ -231,6 +231,13 @@ def test_ksdd2_copies_are_named(ksdd2_tree: Path, check: Callable) -> None:
     assert code == 0 and any("10301 (copy).png, 10301_GT (copy).png are in the published archive" in s for s in out)
 
 
+def test_names_that_are_no_text(ksdd2_tree: Path, check: Callable) -> None:
+    shutil.copyfile(ksdd2_tree / "train" / "10000.png", os.fsencode(ksdd2_tree) + b"/train/\xff.png")
+    code, out, err = check("ksdd2", "--data-root", ksdd2_tree)
+    assert (code, err) == (1, "") and out[0] == (
+        "train/\\udcff.png: no such image was published: remove it, or training takes it in")
+
+
 def test_a_split_file_names_good_images_that_are_missing(steel_tree: Path, tmp_path: Path, check: Callable) -> None:
     unlink(steel_tree / "train_images" / "g1.jpg")
     split = tmp_path / "split_1_1.pyb"

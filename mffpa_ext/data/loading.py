@@ -97,7 +97,7 @@ def _lay_out(config: DataConfig, seed: int, test_only: bool = False) -> tuple[Da
 
 
 def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
-    if layout.validation:
+    if layout.validation is not None:
         train, validation = layout.train, [] if config.validate_on == "test" else layout.validation
     else:
         train, validation = carve_validation(layout.train, config.val_fraction, seed)
@@ -110,7 +110,7 @@ def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record],
 
 def _dataset(records: list[Record], part: str, config: DataConfig, channels: int, budget: PixelBudget,
              progress: bool) -> DefectDataset:
-    if part != "training":
+    if part == "test":
         # Outside training masks only serve evaluation, and all that are there may.
         records = [replace(record, annotated=True) for record in records]
     spec = TargetSpec.from_config(config)
@@ -120,9 +120,7 @@ def _dataset(records: list[Record], part: str, config: DataConfig, channels: int
 def _validation_notes(layout: Layout, validation: list[Record], config: DataConfig, seed: int) -> list[str]:
     if config.validate_on == "test":
         return ["validated on the test images: the chosen epoch and threshold, and so the results, are optimistic"]
-    if layout.validation:
-        return []
-    if validation:
+    if validation and layout.validation is None:
         return [f"validation: {len(validation)} of {len(layout.train)} training images set aside by seed {seed}"]
     return []
 

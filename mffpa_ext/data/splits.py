@@ -9,16 +9,16 @@ from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 # Each decision draws from its own stream, so that changing one leaves the others as they were.
-_ANNOTATION, _VALIDATION, _HALVES, _PARTS = 1, 2, 3, 4
+_ANNOTATION, _VALIDATION, _HALVES, _PARTS = 1, 2, 3, 5
 
 
 @dataclass
 class Layout:
     """What a builder makes of a data set: its published parts.
 
-    validation: the published validation images, empty where none are published.
     by_folder: annotation is counted in folders (KSDD), not in images.
     flags_fixed: a split file has said which positives are annotated.
+    validation: the part that is fixed already; None: it is carved from `train`.
     """
 
     train: list[Record]
@@ -26,8 +26,8 @@ class Layout:
     official: bool
     by_folder: bool = False
     flags_fixed: bool = False
-    validation: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    validation: list[Record] | None = None
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
