@@ -10,6 +10,7 @@ from mffpa_ext.errors import UserError
 COMMANDS = {
     "train": "train a network, evaluate it on the test images",
     "evaluate": "metrics and inference time of a checkpoint",
+    "datasets": "compare a folder with a published data set, name every damaged or missing file",
     "summary": "parameters and operations of the networks",
 }
 

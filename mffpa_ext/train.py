@@ -44,8 +44,9 @@ def main(arguments: list[str]) -> None:
     check_size(data, training)
     folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
     splits = load_splits(data, training.seed)
-    masks_used = bool((splits.train.annotated & (splits.train.labels == 1)).any())
-    training = resolve_training(training, data.dataset, masks_used)
+    positives = splits.train.labels == 1
+    masks_used = bool((splits.train.annotated & positives).any())
+    training = resolve_training(training, data.dataset, masks_used, int(positives.sum()))
     model = make_model(training, splits)
     notes = [*splits.notes, selection_note(splits)]
     facts = {

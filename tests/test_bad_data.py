@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ import pytest
 
 from mffpa_ext import cli
 from mffpa_ext.command import run_command
+from mffpa_ext.data import steel
+from mffpa_ext.data.published import Counts
 
-from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd_folder
+from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd2_part, write_ksdd_folder, write_steel
 
 SIZE = (40, 32)
 
@@ -74,7 +76,7 @@ def resize(path: Path) -> str:
 @pytest.mark.parametrize(
     "victim, damage, expected",
     [
-        ("kos01/Part1_label.bmp", unlink, "Part1.jpg: expected its label file"),
+        ("kos01/Part1_label.bmp", unlink, "Part1.jpg: expected its mask"),
         ("kos01/Part1.jpg", unlink, "Part1_label.bmp: expected its image"),
         ("kos02/Part0.jpg", overwrite(b""), "Part0.jpg: expected an image, got an empty file"),
         ("kos02/Part0.jpg", overwrite(b"no image at all"), "Part0.jpg: expected an image, got something that is none"),
@@ -160,6 +162,40 @@ def test_a_run_outlives_the_move_of_its_data(
         run_command(cli.dispatch, ["train", "--resume", str(run), "--data-root", str(tmp_path / "moved")])
     assert end.value.code == 0
     shutil.rmtree(run)
+
+
+def test_ksdd2_from_beginning_to_end(here: Path, tmp_path: Path, train: Callable) -> None:
+    write_ksdd2_part(tmp_path / "ksdd2" / "train", 10000, 2, 3)
+    write_ksdd2_part(tmp_path / "ksdd2" / "test", 20000, 2, 2)
+    assert train("ksdd2", tmp_path / "ksdd2", "--num-segmented", "1") == (0, "")
+    metrics = json.loads((here / "run" / "metrics.json").read_text())
+    assert (metrics["official"], metrics["positives"], metrics["epoch"]) == (True, 2, 1)
+    assert metrics["at_threshold"] is None  # nothing is published to choose one by
+    assert any("drawn by seed 0" in note for note in metrics["notes"])
+    shutil.rmtree(here / "run")
+    (tmp_path / "ksdd2" / "train" / "10000_GT.png").unlink()
+    code, err = train("ksdd2", tmp_path / "ksdd2")
+    assert code == 2 and "10000.png: expected its mask" in err and list(here.iterdir()) == []
+
+
+def test_steel_chooses_the_epoch_on_its_validation_list(
+    here: Path, tmp_path: Path, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steel, "STEEL_TEST", Counts(2, 2))
+    monkeypatch.setattr(steel, "STEEL_VALIDATION", Counts(1, 2))
+    write_steel(tmp_path / "steel", [(3,)] * 6, 8)
+    more = ("--steel-positives", "3", "--recipe", "mixsup", "--epochs", "2", "--num-segmented", "2")
+    assert train("steel", tmp_path / "steel", *more) == (0, "")
+    metrics = json.loads((here / "run" / "metrics.json").read_text())
+    config = json.loads((here / "run" / "config.json").read_text())
+    log = (here / "run" / "log.csv").read_text().splitlines()
+    assert metrics["at_threshold"] is not None and metrics["official"] is False
+    assert all(row.split(",")[log[0].split(",").index("val_ap")] for row in log[1:]) and len(log) == 3
+    assert any("highest validation AP" in note for note in metrics["notes"])
+    assert (config["steel_positives"], config["theta"], config["batch_size"], config["epochs"]) == (3, 0.1, 10, 2)
+    shutil.rmtree(here / "run")
+    code, err = train("steel", tmp_path / "steel", "--steel-positives", "4")
+    assert code == 2 and err.startswith("error: --steel-positives: expected at most 3") and list(here.iterdir()) == []
 
 
 @pytest.mark.skipif("MFFPA_DATA" not in os.environ, reason="MFFPA_DATA names no folder with real images")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS
+from mffpa_ext.data.facts import DAGM_CLASSES, FACTS, KSDD_FOLDS, STEEL_POSITIVES
 from mffpa_ext.errors import UserError
 from mffpa_ext.fields import flag
 
@@ -27,6 +27,9 @@ class DataConfig:
     resplit: bool = flag(
         False, "DAGM: put the images that are there together and split them half and half by the seed (unofficial)")
     fold: int = flag(0, "KSDD: cross-validation fold, 0 to 2", choices=tuple(range(KSDD_FOLDS)))
+    steel_positives: int | None = flag(
+        None, f"STEEL: number of defective training images (MixSup: 300, 750, 1500, 3000); default: {STEEL_POSITIVES}, "
+              f"or the split file's")
     split_file: str | None = flag(None, "split published with MixSup (.pyb); default: the official or a seeded one")
     num_segmented: str | int = flag(
         "all", "number of defective training images that have a pixel mask (KSDD: of folders), or 'all'")
@@ -46,7 +49,7 @@ class DataConfig:
     synthetic_test: int = flag(300, "synthetic: number of test images, half of them defective")
 
 
-_OF_ONE_DATASET = {"dagm_class": "dagm", "resplit": "dagm", "fold": "ksdd",
+_OF_ONE_DATASET = {"dagm_class": "dagm", "resplit": "dagm", "fold": "ksdd", "steel_positives": "steel",
                    "synthetic_train": "synthetic", "synthetic_test": "synthetic"}
 _DEFAULTS = {field.name: field.default for field in fields(DataConfig)}
 
@@ -77,6 +80,8 @@ def resolve(config: DataConfig) -> DataConfig:
         distance_weight=default(config.distance_weight, facts.distance_weight),
         distance_power=default(config.distance_power, facts.distance_power),
     )
+    if config.dataset == "steel" and config.split_file is None:
+        resolved = replace(resolved, steel_positives=default(config.steel_positives, STEEL_POSITIVES))
     _check_ranges(resolved)
     return resolved
 
@@ -110,6 +115,7 @@ def _check_ranges(config: DataConfig) -> None:
     expectations = (
         ("dagm_class", 1 <= config.dagm_class <= DAGM_CLASSES, f"1 to {DAGM_CLASSES}"),
         ("fold", 0 <= config.fold < KSDD_FOLDS, f"0 to {KSDD_FOLDS - 1}"),
+        ("steel_positives", config.steel_positives is None or config.steel_positives >= 1, "1 or more"),
         ("val_fraction", 0 <= config.val_fraction < 1, "0 to below 1"),
         ("validate_on", config.validate_on in ("val", "test"), "val or test"),
         ("dilate", config.dilate >= 1, "1 (no dilation) or more"),
@@ -126,6 +132,8 @@ def _check_ranges(config: DataConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(config, name)!r}")
     if config.validate_on == "test" and config.val_fraction > 0:
         raise UserError("--validate-on test and --val-fraction above 0 exclude each other: give one of them")
+    if config.val_fraction > 0 and FACTS[config.dataset].has_validation:
+        raise UserError(f"--val-fraction: {config.dataset} has a validation list of its own: leave it out")
     for name, dataset in _OF_ONE_DATASET.items():
         # Else a fold or a class that changes nothing is taken for one that did. A default given in words is harmless.
         if config.dataset != dataset and getattr(config, name) != _DEFAULTS[name]:

@@ -1,12 +1,14 @@
 """DAGM 2007: `ClassK/{Train,Test}/0001.PNG`, with `Label/0001_label.PNG` for defective images only."""
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from mffpa_ext.data.config import DataConfig
-from mffpa_ext.data.images import is_image_file
-from mffpa_ext.data.split_files import Listing, read_split
+from mffpa_ext.data.inventory import LISTING, MISSING, NO_MASK, Inventory, Item
+from mffpa_ext.data.pairs import Pairs, find_pairs
+from mffpa_ext.data.published import DAGM_SIX, DAGM_SIZE, DAGM_TEN, dagm_counts, dagm_numbers
+from mffpa_ext.data.split_files import read_split, select
 from mffpa_ext.data.splits import Layout, split_in_halves
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
@@ -37,7 +39,7 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     if config.split_file is not None:
         listings = dict(zip(("Train", "Test"),
                             read_split(Path(config.split_file), "dagm", config.dagm_class - 1), strict=True))
-        records = {half: _listed(found, listings[half], halves[half], config.split_file)
+        records = {half: select(found, listings[half], halves[half], config.split_file)
                    for half, found in records.items()}
     return Layout(records.get("Train", []), records["Test"], official=True, flags_fixed=config.split_file is not None)
 
@@ -47,24 +49,61 @@ def read_half(folder: Path) -> list[Record]:
 
     Raises UserError for a mask without image, and where `Label/Labels.txt`, if there is one, says otherwise.
     """
-    images = {path.stem: path for path in sorted(folder.iterdir()) if is_image_file(path)}
-    if not images:
+    pairs = _pairs(folder)
+    if not pairs.images:
         raise UserError(f"{folder}: expected images such as 0001.PNG, found none")
-    labels = folder / "Label"
-    masks = {path.stem.removesuffix("_label"): path
-             for path in (sorted(labels.iterdir()) if labels.is_dir() else ())
-             if is_image_file(path) and path.stem.endswith("_label")}
-    for stem, mask in masks.items():
-        if stem not in images:
-            raise UserError(f"{mask}: expected its image {folder / stem}.PNG, found no such file")
-    _check_listing(labels / _LISTING, images, masks)
+    for stem in pairs.without_image:
+        raise UserError(f"{pairs.masks[stem]}: expected its image {folder / stem}.PNG, found no such file")
+    for path, _, text in _contradictions(folder, pairs):
+        # A defective image whose mask file got lost would silently train as a good one.
+        raise UserError(f"{path}: {text}")
     prefix = f"{folder.parent.name}/{folder.name}"
-    return [Record(f"{prefix}/{path.name}", path, masks.get(stem), int(stem in masks), annotated=True)
-            for stem, path in images.items()]
+    return [Record(f"{prefix}/{path.name}", path, pairs.masks.get(stem), int(stem in pairs.masks), annotated=True)
+            for stem, path in pairs.images.items()]
 
 
-def _check_listing(listing: Path, images: dict[str, Path], masks: dict[str, Path]) -> None:
-    """A defective image whose mask file got lost would silently train as a good one: the listing tells."""
+def inventory(root: Path) -> Inventory:
+    """What is there of the ten classes, or of classes 1 to 6 where the folder holds no other. Raises UserError where
+    there is none."""
+    there = [number for number in DAGM_TEN if (root / f"Class{number}").is_dir()]
+    if not there:
+        raise UserError(f"{root}: expected folders Class1 to Class10 of DAGM 2007, found none: "
+                        f"--data-root is the folder that holds them")
+    classes = DAGM_SIX if tuple(there) == DAGM_SIX else DAGM_TEN
+    published = {f"Class{number}/{half}": counts for number in classes for half, counts in dagm_counts(number).items()}
+    listed = Inventory(root, published)
+    if classes == DAGM_SIX:
+        listed.notes.append("classes 1 to 6: the version of six classes; the papers' tables average over ten")
+    for part in published:
+        folder = root / part
+        if folder.is_dir():
+            _list_half(listed, part, folder)
+        # A class that is missing is one line, not two.
+        elif folder.parent.is_dir() or folder.name == "Train":
+            missing = folder if folder.parent.is_dir() else folder.parent
+            listed.report(missing, MISSING, "published, found no such folder")
+    return listed
+
+
+def _list_half(listed: Inventory, part: str, folder: Path) -> None:
+    pairs = _pairs(folder)
+    numbers = dagm_numbers(int(folder.parent.name.removeprefix("Class")))[folder.name]
+    listed.compare_names(folder, pairs, [f"{number:04d}" for number in numbers], ".PNG")
+    for path, kind, text in _contradictions(folder, pairs):
+        listed.report(path, kind, text)
+    if not (folder / "Label" / _LISTING).is_file():
+        listed.notes.append(f"{part}/Label/{_LISTING} is missing: without it nothing tells that a mask file got lost")
+    listed.items += [Item(part, image, pairs.masks.get(stem), int(stem in pairs.masks), (DAGM_SIZE, DAGM_SIZE))
+                     for stem, image in pairs.images.items()]
+
+
+def _pairs(folder: Path) -> Pairs:
+    return find_pairs(folder, "_label", folder / "Label")
+
+
+def _contradictions(folder: Path, pairs: Pairs) -> Iterator[tuple[Path, str, str]]:
+    """Where `Label/Labels.txt`, if there is one, says otherwise than the mask files: (file, kind, text)."""
+    listing = folder / "Label" / _LISTING
     if not listing.is_file():
         return
     for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -72,11 +111,12 @@ def _check_listing(listing: Path, images: dict[str, Path], masks: dict[str, Path
         if not match:
             continue  # the first line is a count
         stem = Path(match[2]).stem
-        if match[1] == "1" and stem in images and stem not in masks:
-            raise UserError(f"{images[stem]}: {listing} says it is defective, but its mask "
-                            f"{listing.parent / match[3]} is missing: add it")
-        if match[1] == "0" and stem in masks:
-            raise UserError(f"{masks[stem]}: {listing} says its image is defect-free: remove one or correct the other")
+        if match[1] == "1" and stem in pairs.images and stem not in pairs.masks:
+            mask = listing.parent / match[3]
+            yield pairs.images[stem], NO_MASK, f"{listing} says it is defective, but its mask {mask} is missing: add it"
+        if match[1] == "0" and stem in pairs.masks:
+            text = f"{listing} says its image is defect-free: remove one or correct the other"
+            yield pairs.masks[stem], LISTING, text
 
 
 def _resplit(halves: list[Path], folder: Path, seed: int) -> Layout:
@@ -88,14 +128,3 @@ def _resplit(halves: list[Path], folder: Path, seed: int) -> Layout:
             f"{len(train)} train, {len(test)} test; not comparable with published numbers")
     return Layout(train, test, official=False, notes=[note])
 
-
-def _listed(records: list[Record], listing: Listing, folder: Path, split_file: str) -> list[Record]:
-    """The records that a split file lists, in their own order, annotated as it says."""
-    flags = dict(listing)
-    known = {record.image.name for record in records}
-    missing = [name for name in flags if name not in known]
-    if missing:
-        raise UserError(f"{folder / missing[0]}: listed in {split_file} (and {len(missing) - 1} more), "
-                        f"found no such file: complete the data set or leave --split-file out")
-    return [replace(record, annotated=not record.label or flags[record.image.name])
-            for record in records if record.image.name in flags]

@@ -156,7 +156,7 @@ class DefectDataset(Dataset):
                 raise UserError(f"{record.image}: defective and to be used with its pixel mask, but it has none: "
                                 f"add the mask or lower --num-segmented")
             return image, None
-        mask = read_mask(record.mask)
+        mask = _mask_of(record)
         check_same_size(record.image, read_size(record.image), record.mask, mask.shape)
         if bool(mask.any()) != bool(record.label):
             state = ("marks no pixel, yet its image counts as defective" if record.label
@@ -196,7 +196,9 @@ class DataPart:
 
 
 def _mask_of(record: Record) -> np.ndarray:
-    return read_mask(record.mask) if record.mask is not None else record.image.render()[1]
+    if record.mask is None:
+        return record.image.render()[1]
+    return read_mask(record.mask) if isinstance(record.mask, Path) else record.mask.read()
 
 
 def _in_threads(work: Callable[[int], Any], items: Sequence[int], title: str, progress: bool) -> Iterable[Any]:

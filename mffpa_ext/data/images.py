@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mffpa_ext.data.types import MaskSource
 from mffpa_ext.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp"})
@@ -55,7 +56,7 @@ def read_size(path: Path) -> tuple[int, int]:
     return _read(path, _oriented_size)
 
 
-def check_same_size(image: Path, image_size: tuple[int, int], mask: Path, mask_size: tuple[int, int]) -> None:
+def check_same_size(image: Path, image_size: tuple[int, int], mask: Path | MaskSource, mask_size: tuple[int, int]) -> None:
     """Raises UserError unless image and mask, both H×W, agree."""
     if tuple(image_size) != tuple(mask_size):
         raise UserError(f"{mask}: expected the size of its image {image}, {_size(image_size)}, "

@@ -1,20 +1,23 @@
 """KolektorSDD: `kosNN/PartK.jpg` with `kosNN/PartK_label.bmp`; cross-validation in 3 folds by folder."""
 
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from mffpa_ext.data.config import DataConfig
-from mffpa_ext.data.facts import KSDD_FOLDS, KSDD_SKIPPED, KSDD_TWINS
-from mffpa_ext.data.images import is_image_file, read_mask
+from mffpa_ext.data.facts import KSDD_FOLDS
+from mffpa_ext.data.inventory import MISSING, UNEXPECTED, Inventory
+from mffpa_ext.data.pairs import Pairs, find_pairs, read_labels
+from mffpa_ext.data.published import (
+    KSDD_COUNTS, KSDD_FOLDERS, KSDD_LARGEST, KSDD_PARTS, KSDD_SKIPPED, KSDD_SMALLEST, KSDD_TWINS)
 from mffpa_ext.data.split_files import Listing, read_split
 from mffpa_ext.data.splits import Layout, group_folds
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
-_TWINS_NOTE = ("KSDD holds two items twice, byte for byte: {} (all parts); in the published folds the twins "
-               "fall on both sides, so results on those folds are optimistic")
+TWINS_NOTE = (f"KSDD holds two items twice, byte for byte: {' and '.join(' = '.join(pair) for pair in KSDD_TWINS)} "
+              f"(all parts); in the published folds the twins fall on both sides, so results on those folds are "
+              f"optimistic")
 
 _CANONICAL = {second: first for first, second in KSDD_TWINS}  # twins are one item: never parted for validation
 
@@ -24,7 +27,7 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
 
     test_only: of a split file's fold, nothing but the test folders is read. The seed draws its folds from all folders.
     """
-    notes = [_TWINS_NOTE.format(" and ".join(" = ".join(pair) for pair in KSDD_TWINS))]
+    notes = [TWINS_NOTE]
     if config.split_file is not None:
         train, test = read_split(Path(config.split_file), "ksdd", config.fold)
         notes += _straddling(train, test)
@@ -52,41 +55,53 @@ def read_folders(root: Path, names: Collection[str] | None = None) -> dict[str, 
     names: the folders to read, None: all. Raises UserError where there is no folder, an image has no mask file, or a
     mask no image.
     """
-    directories = sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("kos"))
-    if not directories:
-        raise UserError(f"{root}: expected folders kos01, kos02, … of KolektorSDD, found none: "
-                        f"--data-root is the folder that holds them")
     pairs: list[tuple[str, Path, Path]] = []
-    for directory in directories:
+    for directory in _directories(root):
         if names is not None and directory.name not in names:
             continue
         found = _pairs(directory)
-        if not found:
+        found.require_complete("KolektorSDD", ".jpg", "_label.bmp")
+        if not found.images:
             raise UserError(f"{directory}: expected images such as Part0.jpg, found none")
-        pairs += found
-    with ThreadPoolExecutor() as pool:
-        labels = list(pool.map(lambda pair: int(read_mask(pair[2]).any()), pairs))
+        pairs += [(directory.name, image, found.masks[stem]) for stem, image in found.images.items()]
+    labels = read_labels([mask for _, _, mask in pairs])
     folders: dict[str, list[Record]] = {}
-    for (folder, image, mask), label in zip(pairs, labels):
+    for (folder, image, mask), label in zip(pairs, labels, strict=True):
         record = Record(f"{folder}/{image.name}", image, mask, label, annotated=True,
                         group=_CANONICAL.get(folder, folder), folder=folder)
         folders.setdefault(folder, []).append(record)
     return folders
 
 
-def _pairs(directory: Path) -> list[tuple[str, Path, Path]]:
-    files = [path for path in sorted(directory.iterdir()) if is_image_file(path)]
-    masks = {path.stem.removesuffix("_label"): path for path in files if path.stem.endswith("_label")}
-    images = {path.stem: path for path in files if not path.stem.endswith("_label")}
-    for stem, path in images.items():
-        if stem not in masks:
-            raise UserError(f"{path}: expected its label file {directory / stem}_label.bmp, found no such file: "
-                            f"in KolektorSDD every image has one, defective or not")
-    for stem, path in masks.items():
-        if stem not in images:
-            raise UserError(f"{path}: expected its image {directory / stem}.jpg, found no such file")
-    return [(directory.name, images[stem], masks[stem]) for stem in images
-            if f"{directory.name}_{stem}" not in KSDD_SKIPPED]
+def inventory(root: Path) -> Inventory:
+    """What is there of the 50 published folders. Raises UserError where there is none."""
+    found = {directory.name: directory for directory in _directories(root)}
+    listed = Inventory(root, {"all": KSDD_COUNTS}, notes=[TWINS_NOTE])
+    for name in KSDD_FOLDERS:
+        if name not in found:
+            listed.report(root / name, MISSING, "published, found no such folder")
+    for name, directory in found.items():
+        if name not in KSDD_FOLDERS:
+            listed.report(directory, UNEXPECTED, "no such folder was published: remove it, or training takes it in")
+            continue
+        published = [f"Part{part}" for part in KSDD_PARTS if f"{name}_Part{part}" not in KSDD_SKIPPED]
+        listed.add_pairs("all", directory, _pairs(directory), published, ".jpg", "_label.bmp",
+                         (KSDD_SMALLEST, KSDD_LARGEST))
+    return listed
+
+
+def _directories(root: Path) -> list[Path]:
+    directories = sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("kos"))
+    if not directories:
+        raise UserError(f"{root}: expected folders kos01, kos02, … of KolektorSDD, found none: "
+                        f"--data-root is the folder that holds them")
+    return directories
+
+
+def _pairs(directory: Path) -> Pairs:
+    parts = [name.removeprefix(f"{directory.name}_") for name in KSDD_SKIPPED
+             if name.startswith(f"{directory.name}_")]
+    return find_pairs(directory, "_label", skipped=[*parts, *(f"{part}_label" for part in parts)])
 
 
 def _listed(folders: dict[str, list[Record]], listing: Listing, config: DataConfig) -> list[Record]:

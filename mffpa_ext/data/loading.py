@@ -1,10 +1,10 @@
 """One entry to all data sets: config and seed → train, validation and test."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
-from mffpa_ext.data import dagm, ksdd, synthetic
+from mffpa_ext.data import dagm, ksdd, ksdd2, steel, synthetic
 from mffpa_ext.data.config import DataConfig, resolve
 from mffpa_ext.data.dataset import DataPart, DataSplits, DefectDataset, PixelBudget
 from mffpa_ext.data.facts import FACTS
@@ -13,12 +13,16 @@ from mffpa_ext.data.targets import TargetSpec
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
-# (resolved config, seed, test_only): with `test_only` the training images stay out where the test images are known
-# without them.
-BUILDERS: dict[str, Callable[[DataConfig, int, bool], Layout]] = {
-    "synthetic": synthetic.build,
-    "dagm": dagm.build,
-    "ksdd": ksdd.build,
+# A data set is a module with
+#   build(resolved config, seed, test_only) -> Layout: with `test_only` the training images stay out where the test
+#     images are known without them;
+#   inventory(root) -> Inventory, where counts were published: what `mffpa datasets check` compares with them.
+DATASETS: dict[str, ModuleType] = {
+    "synthetic": synthetic,
+    "dagm": dagm,
+    "ksdd": ksdd,
+    "ksdd2": ksdd2,
+    "steel": steel,
 }
 
 
@@ -40,6 +44,10 @@ def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSpl
     if not layout.flags_fixed:
         # After the carving, so that N masks are N masks to train on.
         train = choose_annotated(train, config.num_segmented, seed, layout.by_folder)
+        if config.num_segmented not in ("all", 0) and FACTS[config.dataset].num_segmented:
+            unit = "folders" if layout.by_folder else "defective training images"
+            notes.append(f"pixel masks: the {config.num_segmented} {unit} that have one were drawn by seed {seed}; "
+                         f"those of the published results are in MixSup's split files, see --split-file")
 
     channels, budget = FACTS[config.dataset].channels, PixelBudget(config.cache_memory)
     train_set = _dataset(train, "training", config, channels, budget, progress)
@@ -80,11 +88,19 @@ def _lay_out(config: DataConfig, seed: int, test_only: bool = False) -> tuple[Da
     if config.data_root is not None and FACTS[config.dataset].needs_root and not Path(config.data_root).is_dir():
         raise UserError(f"--data-root: expected the folder of {FACTS[config.dataset].title}, "
                         f"found no folder {config.data_root}")
-    return config, BUILDERS[config.dataset](config, seed, test_only)
+    layout = DATASETS[config.dataset].build(config, seed, test_only)
+    if config.split_file is not None:
+        layout.notes.insert(0, f"split: the lists of {Path(config.split_file).name}")
+    elif layout.official and FACTS[config.dataset].num_segmented:
+        layout.notes.insert(0, "split: train and test as published")
+    return config, layout
 
 
 def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
-    train, validation = carve_validation(layout.train, config.val_fraction, seed)
+    if layout.validation is not None:
+        train, validation = layout.train, [] if config.validate_on == "test" else layout.validation
+    else:
+        train, validation = carve_validation(layout.train, config.val_fraction, seed)
     if validation:
         # Items that stay together may take all images of a kind to one side.
         _need_both_kinds(train, "remaining training", config)
@@ -104,7 +120,7 @@ def _dataset(records: list[Record], part: str, config: DataConfig, channels: int
 def _validation_notes(layout: Layout, validation: list[Record], config: DataConfig, seed: int) -> list[str]:
     if config.validate_on == "test":
         return ["validated on the test images: the chosen epoch and threshold, and so the results, are optimistic"]
-    if validation:
+    if validation and layout.validation is None:
         return [f"validation: {len(validation)} of {len(layout.train)} training images set aside by seed {seed}"]
     return []
 

@@ -9,15 +9,16 @@ from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 # Each decision draws from its own stream, so that changing one leaves the others as they were.
-_ANNOTATION, _VALIDATION, _HALVES = 1, 2, 3
+_ANNOTATION, _VALIDATION, _HALVES, _PARTS = 1, 2, 3, 5
 
 
 @dataclass
 class Layout:
-    """What a builder makes of a data set: its two published parts.
+    """What a builder makes of a data set: its published parts.
 
     by_folder: annotation is counted in folders (KSDD), not in images.
     flags_fixed: a split file has said which positives are annotated.
+    validation: the part that is fixed already; None: it is carved from `train`.
     """
 
     train: list[Record]
@@ -26,6 +27,7 @@ class Layout:
     by_folder: bool = False
     flags_fixed: bool = False
     notes: list[str] = field(default_factory=list)
+    validation: list[Record] | None = None
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
@@ -114,6 +116,25 @@ def split_in_halves(records: Sequence[Record], seed: int) -> tuple[list[Record],
         first.update(stratum[i] for i in rng.permutation(len(stratum))[:(len(stratum) + 1) // 2])
     return ([record for record in records if record.name in first],
             [record for record in records if record.name not in first])
+
+
+def draw_parts(records: Sequence[Record], parts: Sequence[tuple[int, int]], seed: int) -> list[list[Record]]:
+    """Draws disjoint parts of given numbers of (defective, defect-free) images.
+
+    Each part depends on the seed and on the parts before it alone, and one that comes last is part of a larger one.
+    Returns the parts, each in the order of `records`. Raises ValueError where there are too few records.
+    """
+    rng = _generator(seed, _PARTS)
+    drawn: list[set[str]] = [set() for _ in parts]
+    for kind, label in enumerate((1, 0)):
+        stratum = sorted(record.name for record in records if record.label == label)
+        if sum(part[kind] for part in parts) > len(stratum):
+            raise ValueError(f"parts of {[part[kind] for part in parts]} of {len(stratum)} records")
+        order, start = rng.permutation(len(stratum)), 0
+        for part, names in zip(parts, drawn, strict=True):
+            names.update(stratum[i] for i in order[start:start + part[kind]])
+            start += part[kind]
+    return [[record for record in records if record.name in names] for names in drawn]
 
 
 def group_folds(groups: Sequence[Sequence[str]], folds: int, seed: int) -> list[set[str]]:

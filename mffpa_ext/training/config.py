@@ -49,13 +49,14 @@ class TrainConfig:
     output: str | None = flag(None, "run folder; default: runs/DATE-TIME-DATASET-MODEL")
 
 
-def resolve(config: TrainConfig, dataset: str, masks_used: bool) -> TrainConfig:
+def resolve(config: TrainConfig, dataset: str, masks_used: bool, positives: int | None = None) -> TrainConfig:
     """The config without a None: what was left out is the recipe's. `gradient_stop` becomes "on" or "off".
 
-    masks_used: some defective training image has its pixel mask (N > 0).
+    masks_used: some defective training image has its pixel mask (N > 0). positives: number of defective training
+    images, which some recipes train less long with the more there are; None: not known yet.
     Raises UserError for a setting out of range.
     """
-    name, recipe = find_recipe(config.recipe, dataset, weakly_supervised=not masks_used)
+    name, recipe = find_recipe(config.recipe, dataset, not masks_used, positives)
     settings = {key: value for key, value in asdict(recipe).items() if getattr(config, key) is None}
     config = replace(config, recipe=name, **settings)
     if config.gradient_stop == "auto":

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mffpa_ext.data import steel
+from mffpa_ext.data.published import Counts
+
 
 def write_gray(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,3 +100,70 @@ def real_folder(root: Path, *parts: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs {folder}")
     return folder
+
+
+def write_ksdd2_part(folder: Path, first: int, defective: int, good: int, size: tuple[int, int] = (40, 24)) -> None:
+    folder.mkdir(parents=True)
+    for number in range(first, first + defective + good):
+        colours = np.stack([noise(number + channel, size) for channel in range(3)], axis=2)
+        Image.fromarray(colours).save(folder / f"{number}.png")
+        mask = spot(size) if number < first + defective else np.zeros(size, np.uint8)
+        Image.fromarray(mask).save(folder / f"{number}_GT.png")
+
+
+def run_lengths(mask: np.ndarray) -> str:
+    """A mask in Severstal's run-length form, written independently of the decoder: pixel by pixel."""
+    runs: list[list[int]] = []
+    for position, value in enumerate(mask.flatten(order="F").tolist(), start=1):
+        if value and runs and sum(runs[-1]) == position:
+            runs[-1][1] += 1
+        elif value:
+            runs.append([position, 1])
+    return " ".join(f"{start} {length}" for start, length in runs)
+
+
+STEEL_SIZE = (256, 1600)
+
+
+def steel_spot(number: int) -> np.ndarray:
+    mask = np.zeros(STEEL_SIZE, np.uint8)
+    mask[20:90, 100 * number % 1500: 100 * number % 1500 + 60] = 1
+    return mask
+
+
+def write_steel(root: Path, classes: list[tuple[int, ...]], good: int) -> None:
+    """Images d0, d1, … with one row per class of the defects, and g0, g1, … without rows."""
+    rows = ["ImageId,ClassId,EncodedPixels"]
+    (root / "train_images").mkdir(parents=True)
+    for index in range(len(classes) + good):
+        defective = index < len(classes)
+        name = f"d{index}.jpg" if defective else f"g{index - len(classes)}.jpg"
+        gray = np.full(STEEL_SIZE, 100, np.uint8) + np.uint8(80 * defective) * steel_spot(index)
+        Image.fromarray(gray).convert("RGB").save(root / "train_images" / name)  # as published
+        rows += [f"{name},{number},{run_lengths(steel_spot(index + position))}"
+                 for position, number in enumerate(classes[index] if defective else ())]
+    (root / "train.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def ksdd2_root(tmp_path: Path) -> Path:
+    """5 defective and 8 good images for training, 3 and 4 for the test, 40×24 pixels."""
+    root = tmp_path / "KolektorSDD2"
+    write_ksdd2_part(root / "train", 10000, 5, 8)
+    write_ksdd2_part(root / "test", 20000, 3, 4)
+    return root
+
+
+@pytest.fixture
+def steel_root(tmp_path: Path) -> Path:
+    """12 defective images, of class 3 alone but for d2 (classes 1 and 3) and d5 (class 4), and 14 good ones."""
+    root = tmp_path / "severstal"
+    write_steel(root, [{2: (1, 3), 5: (4,)}.get(index, (3,)) for index in range(12)], 14)
+    return root
+
+
+@pytest.fixture
+def small_steel_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 + 4 images for the test, 2 + 3 for validation, instead of the published numbers."""
+    monkeypatch.setattr(steel, "STEEL_TEST", Counts(3, 4))
+    monkeypatch.setattr(steel, "STEEL_VALIDATION", Counts(2, 3))

@@ -11,8 +11,9 @@ from PIL import Image
 
 from mffpa_ext.data import loading
 from mffpa_ext.data.config import DataConfig, resolve
-from mffpa_ext.data.facts import FACTS, KSDD_SKIPPED
-from mffpa_ext.data.loading import BUILDERS, load_part, load_splits
+from mffpa_ext.data.facts import FACTS
+from mffpa_ext.data.published import KSDD_SKIPPED
+from mffpa_ext.data.loading import DATASETS, load_part, load_splits
 from mffpa_ext.errors import UserError
 
 from .conftest import real_folder, write_dagm_half, write_ksdd_folder
@@ -37,9 +38,9 @@ def fails(match, **settings):
 
 # settings
 
-def test_every_field_explains_itself_and_every_data_set_has_a_builder():
+def test_every_field_explains_itself_and_every_data_set_has_a_module():
     assert all(field.metadata["help"] for field in fields(DataConfig))
-    assert set(BUILDERS) == set(FACTS)
+    assert set(DATASETS) == set(FACTS)
 
 
 def test_defaults_come_from_the_data_set():
@@ -48,6 +49,11 @@ def test_defaults_come_from_the_data_set():
     dagm = resolve(DataConfig("dagm", "x", distance_weight=3.0))
     assert (dagm.image_size, dagm.distance_weight, dagm.distance_power) == ((512, 512), 3.0, 1.0)
     assert dagm.val_fraction == 0.0
+    for name, expected in (("ksdd2", ((640, 232), 15, 3.0, 2.0, 0.0)), ("steel", ((256, 1600), 1, 1.0, 2.0, 0.0))):
+        found = resolve(DataConfig(name, "x"))
+        assert (found.image_size, found.dilate, found.distance_weight, found.distance_power,
+                found.val_fraction) == expected
+    assert [facts.channels for facts in FACTS.values() if facts.num_segmented] == [1, 1, 3, 1]
     assert resolve(DataConfig()).val_fraction == 0.2
     assert resolve(resolve(DataConfig())) == resolve(DataConfig())
     assert resolve(DataConfig(image_size=[64, 96], num_segmented="12")).num_segmented == 12

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mffpa_ext.data.splits import (carve_validation, check_fixed_flags, choose_annotated, group_folds, split_in_halves)
+from mffpa_ext.data.splits import (carve_validation, check_fixed_flags, choose_annotated, draw_parts, group_folds,
+                                   split_in_halves)
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
@@ -117,6 +118,20 @@ def test_halves():
     assert not {r.name for r in first} & {r.name for r in second}
     assert [r.name for r in first] != [r.name for r in split_in_halves(records_of(71, 106), seed=1)[0]]
     assert first == split_in_halves(records_of(71, 106), seed=0)[0]
+
+
+def test_parts_of_given_numbers():
+    records = records_of(20, 60)
+    parts = draw_parts(records, ((5, 10), (3, 3), (4, 40)), seed=3)
+    assert [(sum(r.label for r in part), sum(not r.label for r in part)) for part in parts] == [(5, 10), (3, 3), (4, 40)]
+    names = [{record.name for record in part} for part in parts]
+    assert len(set.union(*names)) == 65 and all(part == sorted(part, key=lambda r: r.name) for part in parts)
+    assert draw_parts(records[::-1], ((5, 10),), seed=3)[0][::-1] == parts[0]
+    assert draw_parts(records, ((5, 10),), seed=4)[0] != parts[0]
+    larger = draw_parts(records, ((5, 10), (3, 3), (12, 40)), seed=3)
+    assert larger[:2] == parts[:2] and names[2] < {record.name for record in larger[2]}
+    with pytest.raises(ValueError, match="of 20 records"):
+        draw_parts(records, ((5, 10), (16, 0)), seed=3)
 
 
 def test_folds_by_group():

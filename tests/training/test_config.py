@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from mffpa_ext.data.facts import FACTS
 from mffpa_ext.errors import UserError
 from mffpa_ext.precision import precision_notes
 from mffpa_ext.training.config import TrainConfig, pick_device, resolve
-from mffpa_ext.training.recipes import find_recipe
+from mffpa_ext.training.recipes import RECIPES, find_recipe
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,14 @@ from mffpa_ext.training.recipes import find_recipe
         ("paper", "dagm", False, (70, 0.05, 1.0, 1, "dynamic", "off")),
         ("paper", "ksdd", True, (50, 0.01, 1.0, 1, "dynamic", "on")),
         ("paper", "ksdd", False, (50, 0.01, 1.0, 1, "dynamic", "off")),
+        ("paper", "ksdd2", True, (50, 0.01, 1.0, 1, "dynamic", "on")),
+        ("paper", "ksdd2", False, (50, 0.01, 1.0, 1, "dynamic", "off")),
+        ("paper", "steel", True, (90, 0.1, 0.1, 10, "dynamic", "on")),
+        ("paper", "steel", False, (90, 0.1, 0.1, 10, "dynamic", "off")),
+        ("mixsup", "ksdd2", True, (50, 0.01, 1.0, 1, "dynamic", "on")),
+        ("mixsup", "ksdd2", False, (50, 0.01, 1.0, 1, "constant", "on")),
+        ("mixsup", "steel", True, (40, 0.1, 0.1, 10, "dynamic", "on")),
+        ("mixsup", "steel", False, (40, 0.1, 0.1, 10, "constant", "on")),
         ("mixsup", "dagm", True, (70, 0.05, 1.0, 1, "dynamic", "on")),
         ("mixsup", "dagm", False, (70, 0.05, 1.0, 1, "constant", "on")),
         ("mixsup", "ksdd", True, (50, 1.0, 0.01, 1, "dynamic", "on")),
@@ -29,7 +38,21 @@ def test_published_settings(recipe: str, dataset: str, masks_used: bool, expecte
     assert (c.grad_clip, c.augment, c.lr_schedule) == (0, "none", "constant")  # no such thing is published
 
 
-@pytest.mark.parametrize("dataset, recipe", [("dagm", "paper"), ("ksdd", "paper"), ("synthetic", "quick")])
+@pytest.mark.parametrize("positives, epochs", [(1, 90), (300, 90), (301, 80), (750, 80), (1000, 60), (1500, 60),
+                                               (3000, 40), (4000, 40), (None, 40)])
+def test_mixsup_trains_steel_less_long_with_more_defects(positives: int | None, epochs: int) -> None:
+    given = TrainConfig(recipe="mixsup")
+    assert resolve(given, "steel", True, positives).epochs == resolve(given, "steel", False, positives).epochs == epochs
+    assert resolve(TrainConfig(recipe="paper"), "steel", True, positives).epochs == 90
+    assert resolve(TrainConfig(recipe="mixsup", epochs=7), "steel", True, positives).epochs == 7
+
+
+@pytest.mark.parametrize("recipe", ["paper", "mixsup"])
+def test_published_recipes_have_every_published_data_set(recipe: str) -> None:
+    assert set(RECIPES[recipe]) == {name for name, facts in FACTS.items() if facts.num_segmented}
+
+
+@pytest.mark.parametrize("dataset, recipe", [("dagm", "paper"), ("ksdd", "paper"), ("ksdd2", "paper"), ("steel", "paper"), ("synthetic", "quick")])
 def test_default_recipe(dataset: str, recipe: str) -> None:
     assert resolve(TrainConfig(), dataset, True).recipe == recipe
     assert find_recipe(None, dataset, False)[0] == recipe
