@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import compiled, machine
-from benchmarks.contenders import BASELINE, COMPILED, Case
+from benchmarks.contenders import BASELINE, COMPILED
 from benchmarks.operators import OPERATORS
 
 # Why a contender has no time: {group: {contender: reason}}, for the table at the end.

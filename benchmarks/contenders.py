@@ -42,7 +42,7 @@ def forward(function: Callable, shape: Any, inputs: Tensors, grad: Tensor) -> Te
 def forward_backward(function: Callable, shape: Any, inputs: Tensors, grad: Tensor) -> Tensors:
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     y = function(shape, *leaves)
-    return y, *torch.autograd.grad(y, leaves, grad)
+    return y.detach(), *torch.autograd.grad(y, leaves, grad)
 
 
 DIRECTIONS = {"forward": forward, "forward plus backward": forward_backward}

@@ -3,15 +3,16 @@
 It is put into FOLDER/package/mffpa_ext, beside links to the Python files, so that neither the checkout's own library
 nor an installed one is replaced: PYTHONPATH=FOLDER/package PYTHONSAFEPATH=1 runs on it. Compiling goes by the rules of
 `pip install .` (python/build_plan.py, build_ninja.py), only what has changed, and needs neither pip nor setuptools.
-Without a GPU the kernels are compiled for `ARCHITECTURE`, to see that they do. Prints the facts of the build as JSON in
-its last line.
+Without a GPU the kernels are compiled for `ARCHITECTURE`, to see that they do. FOLDER/built.json holds the facts
+of the build, once it has one.
 """
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
+
+from benchmarks.json_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = "9.0"  # without a GPU, and where TORCH_CUDA_ARCH_LIST names none
@@ -43,7 +44,7 @@ def main(folder: Path, architecture: str) -> None:
         raise SystemExit(f"no kernels: {plan.reason}")
     facts = collect_facts(ROOT, plan)
     link_package(folder / "package" / "mffpa_ext", build_library(ROOT, folder / "kernels", plan, facts))
-    print(json.dumps(facts))
+    write_json(folder / "built.json", facts)
     if not plan.cuda.enabled:
         raise SystemExit(f"the library has no CUDA kernels: {plan.cuda.reason}")
 
