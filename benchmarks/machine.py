@@ -62,7 +62,7 @@ def gpu_clocks(device: torch.device) -> dict[str, str]:
     """The clocks, temperature and power of this moment, from nvidia-smi; empty where it does not answer."""
     names = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "temperature.gpu", "power.draw")
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    which = ["-i", f"GPU-{uuid}"] if uuid else []
+    which = ["-i", f"GPU-{str(uuid).removeprefix('GPU-')}"] if uuid else []
     command = ["nvidia-smi", *which, f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10)

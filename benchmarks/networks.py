@@ -5,6 +5,7 @@ own settings give it (on a GPU: TF32 in convolutions, not in matrix products). B
 and ours in float32 (on a GPU: TF32 in both) and bfloat16.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.published import as_published, eager
 from mffpa_ext import Predictor
-from mffpa_ext.models import DefectNetwork, create_model
+from mffpa_ext.models import DefectNetwork
 from mffpa_ext.precision import autocast
 from mffpa_ext.training.losses import LossWeights, loss_terms
 
@@ -94,8 +95,7 @@ def training(contender: Contender, networks: Networks, images: Tensor) -> Callab
     The learning rate is 0, so that every step has the same loss, and none can run off; the work is that of any other.
     """
     if contender.ours:
-        model = create_model(contender.network).to(images.device, memory_format=torch.channels_last)
-        model.load_state_dict(networks[contender.network].state_dict())
+        model = copy.deepcopy(networks[contender.network]).to(images.device, memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     else:
         model = as_published(networks[contender.network]).to(images.device)

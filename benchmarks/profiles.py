@@ -15,7 +15,15 @@ MOST_NAMES, NAME_LENGTH = 10, 90
 def profile(run: Callable[[], Any], device: torch.device, calls: int = 3) -> dict[str, Any]:
     """Of one call, in microseconds: `device_us` altogether, and of the `kernels` that take longest their name, number
     of launches and time. Time in which nothing runs is not in it: what lies between `device_us` and the time of a call
-    is launching."""
+    is launching. Where the machine refuses it, `failure` says so, and there are no kernels."""
+    try:
+        return _profile(run, device, calls)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        return {"device_us": 0.0, "launches": 0.0, "kernels": [], "failure": reason}
+
+
+def _profile(run: Callable[[], Any], device: torch.device, calls: int) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     run()

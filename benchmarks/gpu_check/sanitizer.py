@@ -30,7 +30,7 @@ PLANTED = {"memcheck": "Invalid __global__ write", "racecheck": r"Race reported|
 SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard")
 # Compiling is Python's work; 2^31 elements take hours; a stream's test sleeps on the GPU; and a capture may not
 # allocate, which every operator does where torch keeps no memory of its own.
-WITHOUT = "compile,2_to_the_31,stream,capture"
+WITHOUT = "compile,2_to_the_31,stream,graph"
 Run = Callable[[list[str], dict[str, str], float], subprocess.CompletedProcess[str]]
 
 
@@ -52,10 +52,13 @@ def reported(output: str) -> int | None:
 
 
 def refusal(output: str) -> str:
-    """The line in which compute-sanitizer says why it did not work, or else its last one."""
+    """The first line in which a program says why it did not work, or else its last one."""
     lines = [line.strip("= \t") for line in output.splitlines() if line.strip("= \t")]
-    telling = [line for line in lines if re.search(r"not supported|permission|unable|unrecogni|fail|error", line, re.I)]
-    return (telling or lines or ["it printed nothing"])[-1][:200]
+    telling = r"not supported|permission|unable|unrecogni|fail|error"
+    for line in lines:
+        if re.search(telling, line, re.IGNORECASE) and not SUMMARY.search(line):
+            return line[:200]
+    return lines[-1][:200] if lines else "it printed nothing"
 
 
 def build_planted_fault(folder: Path, architecture: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 PASSED, FAILED, TIMED_OUT, UNAVAILABLE = "passed", "failed", "timed out", "unavailable"
 UNAVAILABLE_CODE = 77  # a child says so, and why in its last line; automake's code for a skipped test
 HEARTBEAT = 15.0  # seconds without a line until one says that the stage is still running
+NOISE = "USDT:"  # torch's profiler says that it starts and stops, and has no switch for that
 GRACE = 5.0  # between asking and killing
 TAIL_LINES = 60
 
@@ -113,7 +114,7 @@ def run_job(job: Job, limit: float, log: Path, is_shown: bool, say: Callable[[st
                 lines.append(line.rstrip("\n"))
                 file.write(line)
                 file.flush()
-                if is_shown:
+                if is_shown and not line.startswith(NOISE):
                     say(f"    {lines[-1]}")
                     last = time.monotonic()
 

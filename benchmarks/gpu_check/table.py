@@ -75,7 +75,7 @@ def end_to_end(results: Results) -> list[str]:
         yardstick = next(iter(of.values())).get("seconds")
         for name, run in of.items():
             if "failure" in run:
-                rows.append(row(name, run["failure"], "", "", "", ""))
+                rows.append(row(name, run["failure"], *[""] * 5))
                 continue
             times = f"{yardstick / run['seconds']:.2f}" if yardstick else ""
             busy = run.get("profile", {}).get("device_us")
