@@ -70,12 +70,12 @@ class Graph:
     writes it anew.
     """
 
-    def __init__(self, runs: Sequence[Call], warm_up: int = WARM_UP) -> None:
+    def __init__(self, runs: Sequence[Call]) -> None:
         self.calls = len(runs)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for run, _ in itertools.product(runs, range(warm_up)):
+            for run in list(runs) * math.ceil(WARM_UP / len(runs)):
                 run()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()

@@ -88,6 +88,8 @@ def say(line: str) -> None:
 
 def outcome_lines(stage: Stage, entry: dict[str, Any]) -> list[str]:
     lines = [f"    {entry['outcome']} in {entry['seconds']:.0f} s" + f": {entry['detail']}" * bool(entry["detail"])]
+    if entry["outcome"] == TIMED_OUT:
+        lines.append("    more time for every stage: --patience 3 (what was compiled so far is kept)")
     if entry["outcome"] in (FAILED, TIMED_OUT):
         tail = [] if stage.is_shown else [f"    | {line}" for line in entry.get("log_tail", [])[-20:]]
         lines += [*tail, f"    its whole output: {(WORK / 'logs').relative_to(ROOT)}/{stage.name}.log"]

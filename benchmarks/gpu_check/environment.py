@@ -135,7 +135,10 @@ def main(path: Path) -> int:
     facts = collect()
     write_json(path, facts)
     print("\n".join(describe(facts)))
-    return 0 if "torch" in facts else 1
+    if "torch" not in facts:
+        print("torch is missing, and nothing runs without it")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
