@@ -1,14 +1,47 @@
 """Micro-benchmarks: `pytest benchmarks --benchmark-only`; `-k "not compile"` leaves out torch.compile, which is slow.
 
-After pytest-benchmark's tables of times comes a summary: for every group and contender the median, how many times
-faster than eager that is, the achieved rate, and its share of what this machine reaches at a copy or a matrix product.
+`--device cuda` runs them on a GPU, where calls are timed by events and captured graphs are contenders as well. After
+pytest-benchmark's tables of times comes a summary: for every group and contender the median, how many times faster than
+eager that is, the achieved rate, and its share of what this machine reaches at a copy or a matrix product.
 `--benchmark-json FILE` stores the same. A fair figure needs an idle machine: look at the quartiles in the tables.
 """
 
 import pytest
+import torch
 
-from benchmarks import machine
-from benchmarks.contenders import BASELINE, failures
+from benchmarks import compiled, machine
+from benchmarks.contenders import BASELINE, COMPILED
+from benchmarks.operators import OPERATORS
+
+# Why a contender has no time: {group: {contender: reason}}, for the table at the end.
+failures: dict[str, dict[str, str]] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="where the micro-benchmarks run")
+
+
+@pytest.fixture
+def device(pytestconfig: pytest.Config) -> torch.device:
+    device = torch.device(pytestconfig.getoption("--device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("--device cuda: there is no GPU")
+    return device
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    device = torch.device(metafunc.config.getoption("--device"))
+    metafunc.parametrize(("case", "contender"), list(pairs(device)))
+
+
+def pairs(device: torch.device):
+    """Each case with each of its contenders. Times that are not pytest-benchmark's own need the clock moved by hand."""
+    clock = pytest.mark.benchmark(timer=compiled.replay_clock)
+    for operator in OPERATORS:
+        for case in operator.cases(operator.gpu_shapes if device.type == "cuda" else operator.shapes):
+            for contender in operator.contender_names(device):
+                marks = clock if device.type == "cuda" or contender == COMPILED else ()
+                yield pytest.param(case, contender, marks=marks, id=f"{case}-{contender}")
 
 
 def by_group(benchmarks: list) -> dict[str, dict[str, object]]:
@@ -52,7 +85,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list, output
         for entry in entries.values():
             stored[entry.fullname]["extra_info"].update(figures(entry, entries))
     output_json["failures"] = failures
-    output_json["machine_info"]["rates"] = machine.describe()
+    output_json["machine_info"]["rates"] = machine.describe(torch.device(config.getoption("--device")))
 
 
 @pytest.hookimpl(trylast=True)  # after the tables of pytest-benchmark
@@ -62,5 +95,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lines and session.benchmarks:
         info = session.benchmarks[0].extra_info
         terminalreporter.section(f"median, times faster than {BASELINE}, rate and share of this machine's")
-        terminalreporter.write_line(f"{info['threads']} thread(s), {info['isa']}; {machine.describe()}")
+        rates = machine.describe(torch.device(config.getoption("--device")))
+        terminalreporter.write_line(f"{info['threads']} thread(s), {info['isa']}; {rates}")
         terminalreporter.write_line("\n".join(lines))

@@ -4,14 +4,13 @@ The shapes are the network's for a KSDD2 image. "same algorithm" is the fallback
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from benchmarks.contenders import DIRECTIONS, Inputs, Operator, normal
 from mffpa_ext import ops
 from mffpa_ext.ops import reference
 
@@ -20,6 +19,7 @@ EPS = 1e-3
 
 @dataclass(frozen=True)
 class Shape:
+    batch: int
     channels: int
     height: int
     width: int
@@ -28,13 +28,14 @@ class Shape:
 
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"
-        return f"1x{self.channels}x{self.height}x{self.width} {layout}{' pooled' if self.pool else ''}"
+        return f"{self.batch}x{self.channels}x{self.height}x{self.width} {layout}{' pooled' if self.pool else ''}"
 
 
 SHAPES = (
-    *(Shape(32, 640, 232, channels_last, pool) for pool in (False, True) for channels_last in (False, True)),
-    *(Shape(*size, channels_last=True) for size in ((64, 320, 116), (64, 160, 58), (256, 80, 29))),
+    *(Shape(1, 32, 640, 232, channels_last, pool) for pool in (False, True) for channels_last in (False, True)),
+    *(Shape(1, *size, channels_last=True) for size in ((64, 320, 116), (64, 160, 58), (256, 80, 29))),
 )
+GPU_SHAPES = (*SHAPES[:4], *(replace(shape, batch=32) for shape in SHAPES[:4]))
 
 
 def eager(shape: Shape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def clone(shape: Shape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def room_for(shape: Shape, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(make_inputs(shape, dtype)[0][0])
+    return torch.empty_like(make_inputs(shape, dtype, torch.Generator())[0][0])
 
 
 def copy(shape: Shape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -68,29 +69,28 @@ def copy(shape: Shape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return room_for(shape, x.dtype).copy_(x)
 
 
-def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def make_inputs(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     layout = torch.channels_last if shape.channels_last else torch.contiguous_format
-    x = (2 * torch.randn(1, shape.channels, shape.height, shape.width, generator=generator) + 1).to(dtype)
-    weight, bias = torch.randn(2, shape.channels, generator=generator).to(dtype)
+    x = (2 * normal(generator, shape.batch, shape.channels, shape.height, shape.width) + 1).to(dtype)
+    weight, bias = normal(generator, 2, shape.channels).to(dtype)
     shrink = 2 if shape.pool else 1
-    grad = torch.randn(1, shape.channels, shape.height // shrink, shape.width // shrink, generator=generator)
+    grad = normal(generator, shape.batch, shape.channels, shape.height // shrink, shape.width // shrink)
     return (x.to(memory_format=layout), weight, bias), grad.to(dtype, memory_format=layout)
 
 
-OPERATOR = Operator(
-    "feature norm",
-    make_inputs,
-    {"eager": eager, "same algorithm": same_algorithm, "ours": ours},
-    limits={"clone": clone, "copy_": copy},
+def directions(shape: Shape) -> tuple[str, ...]:
+    return ("forward",) if shape.pool else tuple(DIRECTIONS)  # the pooled form is for inference
+
+
+OPERATORS = (
+    Operator(
+        "feature norm",
+        make_inputs,
+        {"eager": eager, "same algorithm": same_algorithm, "ours": ours},
+        SHAPES,
+        GPU_SHAPES,
+        small=(Shape(1, 4, 8, 6, channels_last=False), Shape(32, 4, 8, 6, channels_last=True, pool=True)),
+        directions=directions,
+        limits={"clone": clone, "copy_": copy},
+    ),
 )
-
-
-@pytest.mark.parametrize("contender", OPERATOR.contender_params())
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_feature_norm(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
-    if shape.pool and direction != "forward":
-        pytest.skip("the pooled form is for inference")
-    measure(benchmark, OPERATOR, shape, direction, dtype, contender)

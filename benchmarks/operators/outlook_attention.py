@@ -1,13 +1,12 @@
 """Outlook attention: the compiled kernel against unfold-softmax-matmul-fold, forward and forward plus backward."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders import DIRECTIONS, DTYPES, Operator, measure
+from benchmarks.contenders import Inputs, Operator, normal
 from mffpa_ext import ops
 from mffpa_ext.ops import reference
 
@@ -31,6 +30,7 @@ SHAPES = (
     Shape(1, 29, 80, 256, heads=4, stride=1),  # the fusion of MFFPA for a KSDD2 image, at 1/8
     Shape(8, 28, 28, 192, heads=6, stride=2),  # the first stage of VOLO-D1
 )
+GPU_SHAPES = (SHAPES[0], replace(SHAPES[0], batch=64), SHAPES[1], replace(SHAPES[1], batch=128))
 
 
 def ours(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
@@ -65,22 +65,24 @@ def same_algorithm(shape: Shape, value: Tensor, logits: Tensor) -> Tensor:
     return y.flatten(3)
 
 
-def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
+def make_inputs(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     """Value and logits; the gradient of the output."""
-    generator = torch.Generator().manual_seed(0)
     grid = [-(-size // shape.stride) for size in (shape.height, shape.width)]
     image = (shape.batch, shape.height, shape.width, shape.channels)
     sizes = (image, (shape.batch, *grid, shape.heads * KERNEL_SIZE**4), image)
-    value, logits, grad = (torch.randn(size, generator=generator).to(dtype) for size in sizes)
+    value, logits, grad = (
+        normal(generator, *size).to(dtype) for size in sizes
+    )
     return (value, logits), grad
 
 
-OPERATOR = Operator("outlook attention", make_inputs, {"eager": eager, "same algorithm": same_algorithm, "ours": ours})
-
-
-@pytest.mark.parametrize("contender", OPERATOR.contender_params())
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_outlook_attention(benchmark, shape: Shape, direction: str, dtype: str, contender: str) -> None:
-    measure(benchmark, OPERATOR, shape, direction, dtype, contender)
+OPERATORS = (
+    Operator(
+        "outlook attention",
+        make_inputs,
+        {"eager": eager, "same algorithm": same_algorithm, "ours": ours},
+        SHAPES,
+        GPU_SHAPES,
+        small=(Shape(1, 6, 7, 8, heads=2, stride=1), Shape(32, 6, 7, 8, heads=2, stride=2)),
+    ),
+)

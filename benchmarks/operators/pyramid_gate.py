@@ -1,13 +1,12 @@
 """The pyramid's weights: compiled operators against the same in eager PyTorch, branch by branch as it is published."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.contenders import DIRECTIONS, Operator, measure
+from benchmarks.contenders import Inputs, Operator, normal
 from mffpa_ext import ops
 
 BRANCHES, HIDDEN, EPS = 4, 8, 1e-5
@@ -32,10 +31,12 @@ SHAPES = (
     Shape(8, 64, 40, 14),
     Shape(1, 64, 160, 120),
 )
+GPU_SHAPES = (*SHAPES[:2], *(replace(shape, batch=64) for shape in SHAPES[:2]))
+SMALL = (Shape(1, 8, 6, 7), Shape(32, 8, 6, 7, channels_last=False))
 
 
 def make_image(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    image = torch.randn(shape.batch, BRANCHES * shape.channels, shape.height, shape.width, generator=generator)
+    image = normal(generator, shape.batch, BRANCHES * shape.channels, shape.height, shape.width)
     return image.to(dtype, memory_format=torch.channels_last if shape.channels_last else torch.contiguous_format)
 
 
@@ -50,9 +51,8 @@ def our_means(shape: Shape, x: Tensor) -> Tensor:
     return torch.cat(ops.directional_means(x), dim=2)
 
 
-def make_means_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    grad = torch.randn(shape.batch, BRANCHES * shape.channels, shape.height + shape.width, generator=generator)
+def make_means_inputs(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
+    grad = normal(generator, shape.batch, BRANCHES * shape.channels, shape.height + shape.width)
     return (make_image(shape, dtype, generator),), grad.to(dtype)
 
 
@@ -69,10 +69,9 @@ def our_gate(shape: Shape, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return ops.pyramid_gate(x, rows, columns, BRANCHES)
 
 
-def make_gate_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def make_gate_inputs(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     lines = (
-        torch.randn(shape.batch, BRANCHES * shape.channels, n, generator=generator).to(dtype)
+        normal(generator, shape.batch, BRANCHES * shape.channels, n).to(dtype)
         for n in (shape.height, shape.width)
     )
     x, grad = make_image(shape, dtype, generator), make_image(shape, dtype, generator)
@@ -102,30 +101,24 @@ def our_attention(shape: Shape, x: Tensor, *p: Tensor) -> Tensor:
     return ops.pyramid_coordinate_attention(x, BRANCHES, *p[:6], EPS, *p[6:])
 
 
-def make_attention_inputs(shape: Shape, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def make_attention_inputs(shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> Inputs:
     c = shape.channels
     sizes = ((HIDDEN, c), (HIDDEN,), (HIDDEN,), (HIDDEN,), (HIDDEN,), (HIDDEN,), (c, HIDDEN), (c,), (c, HIDDEN), (c,))
-    p = [torch.randn(size, generator=generator).to(dtype) for size in sizes]
+    p = [normal(generator, *size).to(dtype) for size in sizes]
     p[5] = p[5].abs() + 0.5
     x, grad = make_image(shape, dtype, generator), make_image(shape, dtype, generator)
     return (x, *p), grad
 
 
-MEANS = Operator("directional means", make_means_inputs, {"eager": eager_means, "ours": our_means})
-GATE = Operator("pyramid gate", make_gate_inputs, {"eager": eager_gate, "ours": our_gate})
-ATTENTION = Operator("pyramid attention", make_attention_inputs, {"eager": eager_attention, "ours": our_attention})
-
-
-@pytest.mark.parametrize("contender", GATE.contender_params())
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("operator", [MEANS, GATE], ids=lambda operator: operator.name)
-def test_gate(benchmark, operator: Operator, shape: Shape, direction: str, contender: str) -> None:
-    measure(benchmark, operator, shape, direction, "float32", contender)
-
-
-@pytest.mark.parametrize("contender", ATTENTION.contender_params())
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention_at_inference(benchmark, shape: Shape, contender: str) -> None:
-    measure(benchmark, ATTENTION, shape, "forward", "float32", contender)
+FORMS = {"shapes": SHAPES, "gpu_shapes": GPU_SHAPES, "small": SMALL, "dtypes": ("float32",)}
+OPERATORS = (
+    Operator("directional means", make_means_inputs, {"eager": eager_means, "ours": our_means}, **FORMS),
+    Operator("pyramid gate", make_gate_inputs, {"eager": eager_gate, "ours": our_gate}, **FORMS),
+    Operator(
+        "pyramid attention",
+        make_attention_inputs,
+        {"eager": eager_attention, "ours": our_attention},
+        **FORMS,
+        directions=lambda shape: ("forward",),
+    ),
+)
