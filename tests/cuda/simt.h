@@ -1,11 +1,11 @@
 // Runs CUDA kernels on the CPU, one block after another. g++ compiles the .cu files with `-x c++ -include simt.h`;
 // csrc/cuda/launch.h calls simt::launch where nvcc would launch on the device.
 //
-// Under a sanitizer a CUDA thread is a thread of the operating system: AddressSanitizer on the result is a memcheck,
-// ThreadSanitizer a racecheck, since barriers are the only thing that orders two threads. Otherwise the threads of a
-// block are contexts that take turns at barriers, which is many times faster, and threads that wait for ever are
-// reported. Shared memory starts as NaN in every block. Not shown: speed, the rounding of the device's own functions,
-// device limits, and races between blocks, which would need two of them at once.
+// The threads of a block are contexts that take turns at barriers; threads that would wait for ever are reported.
+// AddressSanitizer on the result is a memcheck. Under ThreadSanitizer they are threads of the operating system, many
+// times slower: a racecheck, since barriers are the only thing that orders two of them. Shared memory starts as NaN in
+// every block. Not shown: speed, the rounding of the device's own functions, device limits, and races between blocks,
+// which would need two of them at once.
 #pragma once
 
 #include <cuda_runtime_api.h>  // vector types; in plain C++ its attributes __global__ and __device__ mean nothing
@@ -23,6 +23,9 @@
 #include <vector>
 
 #include <ucontext.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 #undef __shared__
 #define __shared__ static  // one copy for all threads of a block
@@ -35,7 +38,7 @@ namespace simt {
 
 constexpr int kLanes = 32;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__)
 constexpr bool kThreads = true;
 #else
 constexpr bool kThreads = false;
@@ -186,10 +189,38 @@ inline std::vector<std::unique_ptr<Context>> contexts;  // kept: their stacks co
 inline ucontext_t scheduler;
 inline const void* current_kernel = nullptr;
 
-inline void yield() { swapcontext(&contexts[thread]->state, &scheduler); }
+// AddressSanitizer is told of every change of stacks, before and behind it.
+inline const void* scheduler_stack = nullptr;
+inline std::size_t scheduler_stack_bytes = 0;
+#if defined(__SANITIZE_ADDRESS__)
+inline void leaving(void** kept, const void* to, std::size_t bytes) { __sanitizer_start_switch_fiber(kept, to, bytes); }
+inline void entered_context(void* kept) {
+  __sanitizer_finish_switch_fiber(kept, &scheduler_stack, &scheduler_stack_bytes);
+}
+inline void entered_scheduler(void* kept) { __sanitizer_finish_switch_fiber(kept, nullptr, nullptr); }
+#else
+inline void leaving(void**, const void*, std::size_t) {}
+inline void entered_context(void*) {}
+inline void entered_scheduler(void*) {}
+#endif
+
+inline void yield() {
+  void* kept = nullptr;
+  leaving(&kept, scheduler_stack, scheduler_stack_bytes);
+  swapcontext(&contexts[thread]->state, &scheduler);
+  entered_context(kept);
+}
+
+inline void resume(Context& context) {
+  void* kept = nullptr;
+  leaving(&kept, context.stack.get(), kStackBytes);
+  swapcontext(&scheduler, &context.state);
+  entered_scheduler(kept);
+}
 
 template <class Kernel>
 void enter_context() {
+  entered_context(nullptr);
   run_thread(*static_cast<const Kernel*>(current_kernel));
   ++progress;
   contexts[thread]->running = false;
@@ -215,7 +246,7 @@ void launch_contexts(std::int64_t blocks, int threads, std::size_t shared_bytes,
       for (int t = 0; t < threads; ++t) {
         if (!contexts[t]->running) continue;
         take_place(of, index, blocks, t, threads);
-        swapcontext(&scheduler, &contexts[t]->state);
+        resume(*contexts[t]);
         if (!contexts[t]->running) --left;
       }
       if (progress != before) continue;
