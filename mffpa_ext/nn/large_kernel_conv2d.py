@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mffpa_ext.ops.large_kernel_conv2d import (
     DEFAULT_MEMORY_LIMIT,
+    direct_conv2d,
     large_kernel_conv2d,
     large_kernel_spectrum,
     large_kernel_tile,
@@ -83,7 +84,7 @@ class LargeKernelConv2d(nn.Conv2d):
         kept = not trained and isinstance(weight, nn.Parameter) and not weight.is_inference()
         tile = large_kernel_tile(x, weight.shape, self.padding, self.memory_limit, kept)
         if tile is None:
-            return F.conv2d(x, weight, self.bias, padding=self.padding)
+            return direct_conv2d(x, weight, self.bias, self.padding)
         spectrum = self._spectrum_for(weight, tile) if kept else None
         return large_kernel_conv2d(x, weight, self.bias, self.padding, spectrum, tile, self.memory_limit)
 

@@ -61,7 +61,7 @@ def large_kernel_conv2d(
             raise ValueError("large_kernel_conv2d: a spectrum needs the tile that it was made for")
         tile = large_kernel_tile(x, weight.shape, padding, memory_limit, cached=False)
         if tile is None:
-            return F.conv2d(x, weight, bias, padding=padding)
+            return direct_conv2d(x, weight, bias, padding)
     wide = torch.promote_types(x.dtype, torch.float32)
     _check_tile(tile, x, weight, spectrum, wide)
     if spectrum is None or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
@@ -73,6 +73,23 @@ def large_kernel_conv2d(
     if bias is not None:
         y = y + bias.to(wide)[:, None, None]
     return (y if is_channels_last(x) else y.contiguous()).to(x.dtype)
+
+
+def direct_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """`F.conv2d` with stride 1, without the outer taps of a kernel that meet nothing but padding in so small an image.
+
+    They change no output, and their gradient is 0. oneDNN (of torch 2.13, on CPUs with AVX512-BF16) leaves that
+    gradient unwritten in bfloat16: whatever was in the memory, often NaN.
+    """
+    if x.is_cpu and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        for dim in (2, 3):
+            size, kernel, pad = x.shape[dim - 4], weight.shape[dim], padding[dim - 2]  # x may lack the batch
+            out = size + 2 * pad - kernel + 1
+            first, last = max(0, pad - out + 1), min(kernel - 1, pad + size - 1)
+            if first > 0 and first == kernel - 1 - last:  # the same on both sides, as where sizes are kept
+                weight = weight.narrow(dim, first, last - first + 1)
+                padding = tuple(p - first if d == dim - 2 else p for d, p in enumerate(padding))
+    return F.conv2d(x, weight, bias, padding=padding)
 
 
 def large_kernel_tile(

@@ -211,6 +211,14 @@ inline void yield() {
   entered_context(kept);
 }
 
+inline void prepare(Context& context, void (*entry)()) {
+  getcontext(&context.state);
+  context.state.uc_stack.ss_sp = context.stack.get(), context.state.uc_stack.ss_size = kStackBytes;
+  context.state.uc_link = nullptr;
+  context.running = true;
+  makecontext(&context.state, entry, 0);
+}
+
 inline void resume(Context& context) {
   void* kept = nullptr;
   leaving(&kept, context.stack.get(), kStackBytes);
@@ -233,14 +241,7 @@ void launch_contexts(std::int64_t blocks, int threads, std::size_t shared_bytes,
   current_kernel = &kernel;
   for (std::int64_t index = 0; index < blocks; ++index) {
     Block of(threads, shared_bytes);
-    for (int t = 0; t < threads; ++t) {
-      Context& one = *contexts[t];
-      getcontext(&one.state);
-      one.state.uc_stack.ss_sp = one.stack.get(), one.state.uc_stack.ss_size = kStackBytes;
-      one.state.uc_link = nullptr;
-      one.running = true;
-      makecontext(&one.state, &enter_context<Kernel>, 0);
-    }
+    for (int t = 0; t < threads; ++t) prepare(*contexts[t], &enter_context<Kernel>);
     for (int left = threads; left > 0;) {
       const long before = progress;
       for (int t = 0; t < threads; ++t) {

@@ -23,7 +23,9 @@ def start(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def check_clean(result: subprocess.CompletedProcess[str]) -> None:
-    assert result.returncode == 0 and result.stdout == "finished\n" and not result.stderr, result.stdout + result.stderr
+    # The emulation tells AddressSanitizer of every context that it changes to; it warns all the same.
+    reports = [line for line in result.stderr.splitlines() if "ASan doesn't fully support makecontext" not in line]
+    assert result.returncode == 0 and result.stdout == "finished\n" and not reports, result.stdout + result.stderr
 
 
 def test_emulated_kernels_compute_what_they_should(build_folder: Path) -> None:

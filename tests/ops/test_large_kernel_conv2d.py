@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mffpa_ext import ops
 from mffpa_ext.ops import overlap_save, tile_choice
+from mffpa_ext.ops.large_kernel_conv2d import direct_conv2d
 from tests.ops.support import SANITIZED, run_python
 
 # batch, channels, out_channels, (height, width), kernel, padding, tile
@@ -40,6 +41,44 @@ def with_gradients(function, x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor
 
 def error(actual: Tensor, exact: Tensor) -> float:
     return (actual.double() - exact).abs().max().item() if exact.numel() else 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [
+        ((2, 2), 9, 4), ((1, 1), 5, 2), ((3, 16), (7, 5), (3, 2)), ((2, 1), (7, 3), (5, 1)), ((3, 2), 7, 3),
+        ((4, 9), 5, 2),
+    ],
+    ids=str,
+)
+def test_direct_convolution_of_images_that_the_kernel_outgrows(
+    size: tuple[int, int], kernel: int | tuple[int, int], padding: int | tuple[int, int], dtype: torch.dtype
+) -> None:
+    kernel, padding = ((side, side) if isinstance(side, int) else side for side in (kernel, padding))
+    inputs = [tensor.to(dtype) for tensor in make((2, 3, 4, size, kernel, padding, None))]
+    dy = torch.randn(
+        F.conv2d(*inputs, padding=padding).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
+    expected = with_gradients(lambda *t: F.conv2d(*t, padding=padding), *(t.double() for t in inputs), dy)
+    actual = with_gradients(lambda *t: direct_conv2d(*t, padding), *inputs, dy.to(dtype))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), e, rtol=0, atol=4 * torch.finfo(dtype).eps * e.abs().max().item())
+
+
+def test_no_gradient_is_left_unwritten_in_bfloat16() -> None:
+    """In a child whose fresh memory is full of large numbers."""
+    code = """
+import torch
+from mffpa_ext.nn import LargeKernelConv2d
+for kernel in (5, 7, 9, 15):
+    for size in ((1, 1), (2, 2), (3, 3), (2, 16), (4, 5)):
+        conv = LargeKernelConv2d(256, 64, kernel, padding=kernel // 2).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            conv(torch.rand(2, 256, *size)).float().sum().backward()
+        assert conv.weight.grad.abs().max() < 1e4, (kernel, size)
+"""
+    run_python(code, MALLOC_PERTURB_="128")
 
 
 @pytest.mark.parametrize("memory_limit", [1, 20_000, 2**30], ids="limit={}".format)
