@@ -182,7 +182,7 @@ class Bench:
             return timing.rounds(self.checked_call(contender), self.device)
         contender = contender.removesuffix(GRAPH)
         calls = self._calls(contender)[::-1]  # the last one is of the inputs that `exact` is for
-        graph = timing.Graph(calls if self.case.is_cold else calls * timing.CALLS_IN_GRAPH)
+        graph = timing.Graph(calls * math.ceil(timing.CALLS_IN_GRAPH / len(calls)))
         graph.replay()
         if contender != BASELINE:
             self._check(graph.results)

@@ -17,8 +17,8 @@ CPU = torch.device("cpu")
 
 @functools.cache
 def copy_rate(size: int, device: torch.device = CPU) -> float:
-    """Bytes a second, read and written, of `copy_` between two tensors of `size` bytes in total."""
-    source, target = torch.zeros(2, size // 8, device=device)  # float32
+    """Bytes a second, read and written, of `copy_` between two tensors of `size` bytes in total, not all zeros."""
+    source, target = torch.rand(2, size // 8, device=device)  # float32
     return size / statistics.median(timing.rounds(lambda: target.copy_(source), device, at_least=0.2))
 
 

@@ -4,6 +4,7 @@ On a GPU a call is timed as it is made: where launching takes longer than comput
 captured graph shows what is left without it. Nothing here changes the GPU's settings.
 """
 
+import gc
 import itertools
 import math
 import statistics
@@ -79,6 +80,7 @@ class Graph:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
+        gc.collect()  # no node of a graph of autograd that another stream made may live on into the capture
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             for run in runs:

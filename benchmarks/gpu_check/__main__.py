@@ -74,6 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--commit", help="what to record where there is no git repository")
     options = parser.parse_args(arguments)
     options.stages = options.stages.split(",")
+    options.output = options.output and options.output.resolve()
     unknown = [name for name in options.stages if name not in names]
     if unknown:
         parser.error(f"--stages: expected some of {', '.join(names)}, got {unknown[0]!r}")
@@ -139,7 +140,11 @@ def git(*arguments: str) -> str:
 
 def store(path: Path, results: dict[str, Any]) -> None:
     write_json(path, results)
-    path.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+    try:
+        table = markdown(results)
+    except Exception as error:  # the figures are stored, and the stages go on
+        table = f"The table could not be made of {path.name}: {type(error).__name__}: {error}\n"
+    path.with_suffix(".md").write_text(table, encoding="utf-8")
 
 
 def summary(results: dict[str, Any], chosen: list[Stage], path: Path, seconds: float, setup: Setup) -> int:

@@ -20,9 +20,8 @@ ARCHITECTURE = "9.0"  # without a GPU, and where TORCH_CUDA_ARCH_LIST names none
 
 def link_package(package: Path, library: Path) -> None:
     """Python files as links into the checkout; the library as a copy, since the next build writes to the same file."""
-    package.mkdir(parents=True, exist_ok=True)
-    for entry in package.iterdir():
-        entry.unlink()
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
     for source in (ROOT / "mffpa_ext").iterdir():
         if source.suffix == ".py" or (source / "__init__.py").is_file():
             (package / source.name).symlink_to(source)

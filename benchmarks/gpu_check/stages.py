@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED, TIMED_OUT, UNAVAILABLE = "passed", "failed", "timed out", "unavailable"
 UNAVAILABLE_CODE = 77  # a child says so, and why in its last line; automake's code for a skipped test
 HEARTBEAT = 15.0  # seconds without a line until one says that the stage is still running
@@ -104,7 +105,7 @@ def run_job(job: Job, limit: float, log: Path, is_shown: bool, say: Callable[[st
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             job.command, env={**os.environ, **job.environment}, start_new_session=True, text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
         )  # fmt: skip
 
         def read() -> None:
@@ -136,7 +137,7 @@ def run_job(job: Job, limit: float, log: Path, is_shown: bool, say: Callable[[st
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    for sent in (signal.SIGTERM, signal.SIGKILL):
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):  # interrupted, pytest still reports
         try:
             os.killpg(process.pid, sent)
         except ProcessLookupError:
@@ -145,6 +146,6 @@ def _end_group(process: subprocess.Popen) -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             continue
-        if sent is signal.SIGTERM:
+        if sent is not signal.SIGKILL:
             time.sleep(0.2)  # for its children, who got the signal too
     process.wait()

@@ -62,7 +62,9 @@ def times_eager(operator: str, batch: int, with_shape: str) -> Callable[[Results
             seconds = group["seconds"]
             as_graphs = ratio(seconds, "eager, graph", "ours, graph")
             mixed = ratio(seconds, "eager", "ours, graph")
-            note = f"both as graphs {as_graphs:.1f}, ours as a graph against eager calls {mixed:.1f}" if mixed else ""
+            note = ""
+            if mixed and as_graphs:
+                note = f"both as graphs {as_graphs:.1f}, ours as a graph against eager calls {mixed:.1f}"
             profile = group["profiles"].get("ours")
             yield Reading(group["group"], ratio(seconds, "eager", "ours"), note, profile, seconds.get("ours"))
 
@@ -70,9 +72,9 @@ def times_eager(operator: str, batch: int, with_shape: str) -> Callable[[Results
 
 
 def share(operator: str, batch: int, with_shape: str, moved: float = 1.0) -> Callable[[Results], Iterator[Reading]]:
-    """Of the copy rate, each tensor counted once, in a captured graph: the kernels' own time.
+    """Of the copy rate, by what the kernels move by design, in a captured graph: their own time.
 
-    moved: what the kernels move by design, relative to that.
+    moved: that, relative to each tensor counted once.
     """
 
     def readings(results: Results) -> Iterator[Reading]:
@@ -80,8 +82,8 @@ def share(operator: str, batch: int, with_shape: str, moved: float = 1.0) -> Cal
             if with_shape not in group["shape"] or "pooled" in group["shape"]:
                 continue
             seconds = group["seconds"].get("ours, graph")
-            value = group["work"] / seconds / group["limit"] if seconds else None
-            note = f"{value * moved:.0%} counting what the kernels move by design" if value and moved != 1 else ""
+            value = moved * group["work"] / seconds / group["limit"] if seconds else None
+            note = f"{value / moved:.0%} counting each tensor once" if value and moved != 1 else ""
             yield Reading(group["group"], value, note, group["profiles"].get("ours"), seconds)
 
     return readings

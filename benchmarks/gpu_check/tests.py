@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "pytest.mark.cuda"
 MOST_FAILURES = 30
 
 
 def files(root: Path = ROOT) -> list[str]:
     """Only these are collected: elsewhere a package may be missing that no test on a GPU needs."""
-    found = sorted(path for path in (root / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8"))
-    return [path.relative_to(root).as_posix() for path in found]
+    return [path.relative_to(root).as_posix() for path in sorted((root / "tests").rglob("test_*_gpu.py"))]
 
 
 def command(report: Path, *more: str, python: str = sys.executable) -> list[str]:

@@ -77,8 +77,12 @@ MFFPA_DEVICE void add_to_row(const GateGrid& g, const GatePlace& p, int line,
   }
 }
 
+// Its sums take more registers than the forward pass has, in double twice as many.
 template <class T, class Access>
-__global__ void __launch_bounds__(kGateThreads, kGateBlocks<Access> - 1) gate_gradient(const GateGradient<T> a) {
+constexpr int kGradientBlocks = std::is_same_v<T, double> ? 1 : kGateBlocks<Access> - 1;
+
+template <class T, class Access>
+__global__ void __launch_bounds__(kGateThreads, kGradientBlocks<T, Access>) gate_gradient(const GateGradient<T> a) {
   using A = Accumulator<T>;
   constexpr int N = Access::N;
   MFFPA_DYNAMIC_SHARED(A, rows);

@@ -49,7 +49,8 @@ def test_contenders_on_a_gpu_run_as_called_and_as_graphs(
     monkeypatch.setitem(networks.KINDS, kind, lambda contender, networks_, images: lambda: truth + 1e-3)
     monkeypatch.setattr(end_to_end, "exact", lambda kind, network, images: truth)
     neither = dict.fromkeys(networks.NAMES)
-    end_to_end.on_gpu(kind, neither, torch.rand(SIZE), on_gpu, time.monotonic() + 100, profiled=True)
+    end_to_end.on_gpu(kind, neither, torch.rand(SIZE), on_gpu, time.monotonic() + 100)
+    end_to_end.add_profiles(kind, neither, torch.rand(SIZE), on_gpu, time.monotonic() + 100)
     stored = json.loads(on_gpu.path.read_text())
     names = [name for each in networks.ON_GPU for name in (each.name, each.name + ", graph")]
     assert [run["contender"] for run in stored["runs"]] == names
@@ -74,7 +75,7 @@ def test_what_goes_wrong_is_recorded_and_the_others_go_on(
     monkeypatch.setitem(networks.KINDS, "inference", inference)
     monkeypatch.setattr(end_to_end, "exact", lambda kind, network, images: truth)
     neither = dict.fromkeys(networks.NAMES)
-    end_to_end.on_gpu("inference", neither, torch.rand(SIZE), on_gpu, time.monotonic() + 100, profiled=False)
+    end_to_end.on_gpu("inference", neither, torch.rand(SIZE), on_gpu, time.monotonic() + 100)
     runs = {run["contender"]: run.get("failure", "timed") for run in on_gpu.content["runs"]}
     assert runs == {
         "baseline, eager": "out of memory",
@@ -86,7 +87,7 @@ def test_what_goes_wrong_is_recorded_and_the_others_go_on(
 
 
 def test_nothing_begins_after_the_time_is_up(on_gpu: end_to_end.Report) -> None:
-    end_to_end.on_gpu("training", {}, torch.rand(SIZE), on_gpu, time.monotonic() - 1, profiled=False)
+    end_to_end.on_gpu("training", {}, torch.rand(SIZE), on_gpu, time.monotonic() - 1)
     assert not on_gpu.content["runs"]
     assert on_gpu.content["left_out"] == [f"training, batch 1: {each.name}" for each in networks.ON_GPU]
 

@@ -185,11 +185,15 @@ def test_sampled_tests(tmp_path: Path, seconds: str, outcome: dict[str, int]) ->
 
 
 def test_files_of_the_tests_for_a_gpu(tmp_path: Path) -> None:
-    assert "tests/cuda/test_outlook_attention_gpu.py" in tests.files()
+    """Each that some test marked `cuda` is in, and no other."""
     (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_a.py").write_text("pytestmark = [pytest.mark.cuda]\n")
-    (tmp_path / "tests" / "test_b.py").write_text("pass\n")
-    assert tests.files(tmp_path) == ["tests/test_a.py"]
+    for name in ("test_a_gpu.py", "test_b.py"):
+        (tmp_path / "tests" / name).write_text("pass\n")
+    assert tests.files(tmp_path) == ["tests/test_a_gpu.py"]
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "cuda", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    marked = {line.partition("::")[0] for line in listed.splitlines() if "::" in line}
+    assert marked == set(tests.files()) and "tests/cuda/test_outlook_attention_gpu.py" in marked
 
 
 def test_report_of_tests(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mffpa_ext.ops import reference
 from tests.cuda.harness import CoordinateWeights, GateOptions, Kernels, PlaneShape, poisoned
-from tests.ops import test_pyramid_coordinate_attention as coordinate
+from tests.ops import coordinate_cases as coordinate
 from tests.ops.gate_cases import (
     CASES,
     LAYOUTS,

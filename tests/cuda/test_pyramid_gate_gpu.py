@@ -18,7 +18,7 @@ from tests.cuda.device import (
 )
 from tests.cuda.device import no_fallback as no_fallback
 from tests.cuda.test_pyramid_gate import FUSED, TILED
-from tests.ops import test_pyramid_coordinate_attention as coordinate
+from tests.ops import coordinate_cases as coordinate
 from tests.ops.gate_cases import CASES, LAYOUTS, Case, assert_as_exact_as_naive, double, make, with_gradients
 from tests.ops.support import DTYPES
 

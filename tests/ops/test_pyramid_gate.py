@@ -204,5 +204,5 @@ def test_direct_calls_are_checked() -> None:
         operators.pyramid_gate(X.bfloat16(), ROWS.bfloat16(), None, 2, True)
     with pytest.raises(ValueError, match="column_logits must have shape"):
         operators.pyramid_gate(X, ROWS, COLUMNS[:, :3], 2, True)
-    with pytest.raises(ValueError, match="grad_y must have the shape and dtype of x"):
+    with pytest.raises(ValueError, match="grad_y must have the shape, dtype and device of x"):
         operators.pyramid_gate_backward(X[..., :4], X, ROWS, COLUMNS, 2, True)
