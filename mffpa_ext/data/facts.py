@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Defaults of one data set. `image_size` is H×W in pixels; `val_fraction` 0: no validation part is published."""
+    """Defaults of one data set. `image_size` is H×W in pixels; `val_fraction` 0: no validation part is published.
+
+    image_size, channels: None where the images themselves decide.
+    """
 
     title: str
-    image_size: tuple[int, int]
-    channels: int
+    image_size: tuple[int, int] | None
+    channels: int | None
     dilate: int
     distance_weight: float
     distance_power: float
@@ -25,6 +28,7 @@ FACTS: dict[str, DatasetFacts] = {
     "synthetic": DatasetFacts("synthetic defects", (96, 96), 1, 7, 10.0, 1.0, 0.2, needs_root=False),
     "dagm": DatasetFacts("DAGM 2007", (512, 512), 1, 7, 10.0, 1.0, 0.0),
     "ksdd": DatasetFacts("KolektorSDD", (1408, 512), 1, 7, 1.0, 2.0, 0.0),
+    "folder": DatasetFacts("your own images", None, None, 7, 10.0, 1.0, 0.2),
 }
 
 DAGM_CLASSES = 10

@@ -16,13 +16,22 @@ class ImageSource(Protocol):
         ...
 
 
+class MaskSource(Protocol):
+    """A pixel mask that is no image file. Its `str` names it in messages."""
+
+    def read(self) -> np.ndarray:
+        """Returns the mask uint8 [H,W] with values 0 and 1. Raises UserError where it is damaged."""
+        ...
+
+
 @dataclass(frozen=True)
 class Record:
     """One image as it lies on disk, before it is read.
 
     name: unique within the data set, and what predictions are listed under.
     image: file, or the recipe that computes image and mask.
-    mask: file of the pixel mask; None where there is none (a negative may do without: its mask is known to be empty).
+    mask: file of the pixel mask, or where else it comes from; None where there is none (a negative may do without: its
+        mask is known to be empty).
     label: 1 defective, 0 not.
     annotated: the mask may be used: negatives always, positives only the N chosen ones. Outside training it only
         feeds evaluation.
@@ -32,11 +41,16 @@ class Record:
 
     name: str
     image: Path | ImageSource
-    mask: Path | None
+    mask: Path | MaskSource | None
     label: int
     annotated: bool
     group: str = ""
     folder: str = ""
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the truth of every pixel can be read or computed; of a negative it is known without a mask."""
+        return not self.label or self.mask is not None or not isinstance(self.image, Path)
 
 
 class Sample(NamedTuple):

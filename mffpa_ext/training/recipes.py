@@ -39,6 +39,7 @@ MIXSUP = {
 # For trying things out in minutes on a CPU. A batch sums the gradients of its images, hence the clipping.
 QUICK = {
     "synthetic": Recipe(epochs=5, lr=0.3, theta=0.1, batch_size=8, lr_schedule="cosine", grad_clip=1.0),
+    "folder": Recipe(epochs=30, lr=0.3, theta=0.1, batch_size=8, lr_schedule="cosine", grad_clip=1.0),
 }
 
 RECIPES = {"paper": PAPER, "mixsup": MIXSUP, "quick": QUICK}
