@@ -125,12 +125,14 @@ def _upright(image: Image.Image, path: Path, bit_depth: int = FULL_DEPTH) -> Ima
 
 
 def _header(image: Image.Image) -> ImageHeader:
+    bits, raw = _bits(image), _raw_mode(image)  # before anything decodes the pixels
     if image.mode == "P":
         palette = np.asarray(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
         gray = bool((palette == palette[:, :1]).all())
     else:
-        gray = image.mode in _GRAY_MODES or _raw_mode(image).startswith("LA")
-    return ImageHeader(_oriented_size(image), gray, _bits(image), image.format or "?")
+        gray = image.mode in _GRAY_MODES or raw.startswith("LA")
+    # Not the PNG reader's own getexif, which decodes the image in search of a chunk behind the pixels.
+    return ImageHeader(_oriented_size(image, Image.Image.getexif(image)), gray, bits, image.format or "?")
 
 
 def _bits(image: Image.Image) -> int:
@@ -191,8 +193,8 @@ def _refuse_misread_bitmap(image: Image.Image, path: Path) -> None:
                             f"save it as PNG or as a gray BMP")
 
 
-def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+def _oriented_size(image: Image.Image, exif: Image.Exif | None = None) -> tuple[int, int]:
+    turned = (image.getexif() if exif is None else exif).get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

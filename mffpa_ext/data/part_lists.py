@@ -73,8 +73,7 @@ def _read_text(path: Path) -> str:
     # Names of image files need not be UTF-8: their bytes pass through as `write_parts` lets them.
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
-        raise UserError(f"--split-file {path}: {expected}, got a file that is no text"
-                        + (": save it as UTF-8" if text.isascii() else ""))
+        raise UserError(f"--split-file {path}: {expected}, got a file that is no text in UTF-8: save it as such")
     return text
 
 
