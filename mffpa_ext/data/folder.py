@@ -48,10 +48,10 @@ def build(config: DataConfig, seed: int, test_only: bool = False, parts: Mapping
     `test_only` saves nothing. Raises UserError where names do not fit together.
     """
     files = find_files(config)
-    if files.stray:
+    if files.stray and parts is None:  # an earlier run's images are known: what is missing of them is told below
+        more = f" (and {len(files.stray) - 1} more: {listed(files.stray[1:])})" if len(files.stray) > 1 else ""
         raise UserError(f"{Path(config.data_root) / files.stray[0]}: expected its image in {config.defect_folder} or "
-                        f"{config.good_folder}, found none of its name ({len(files.stray)} such masks): rename or "
-                        f"remove: {listed(files.stray)}")
+                        f"{config.good_folder}, found none of its name{more}: rename or remove the mask")
     records = [Record(name, path, _mask(name, files, config, label), label, annotated=not label or name in files.masks)
                for label, images in ((1, files.defective), (0, files.good)) for name, path in images.items()]
     given, notes = _parts(config, records, seed, parts, test_only)

@@ -132,20 +132,21 @@ def part_by_seed(records: Sequence[Record], test_fraction: float, val_fraction: 
             raise UserError(f"{count} {kind} image{'s' * (count != 1)} cannot be parted into train and "
                             f"{' and '.join(wanted)}, each of which needs one: add images, or do without: {flags}")
     parts = {record.name: "train" for record in records}
-    for part in wanted:
+    for number, part in enumerate(wanted, start=1):
         remaining = [record for record in records if parts[record.name] == "train"]
         rng = _generator(seed, {"test": _TEST, "val": _VALIDATION}[part])
-        parts |= dict.fromkeys(_stratified(remaining, fractions[part], rng), part)
+        to_leave = len(wanted) - number + 1  # for the parts to come
+        parts |= dict.fromkeys(_stratified(remaining, fractions[part], to_leave, rng), part)
     return parts
 
 
-def _stratified(records: Sequence[Record], fraction: float, rng: np.random.Generator) -> list[str]:
-    """Names of about `fraction` of each kind of image; at least one of each label is taken and one left."""
+def _stratified(records: Sequence[Record], fraction: float, to_leave: int, rng: np.random.Generator) -> list[str]:
+    """Names of about `fraction` of each kind of image; of each label one at least is taken, and `to_leave` are left."""
     good, masked, unmasked = (sorted(record.name for record in records if (record.label, record.has_mask) == kind)
                               for kind in ((0, True), (1, True), (1, False)))
 
     def share(count: int) -> int:
-        return min(max(1, round(fraction * count)), count - 1)
+        return min(max(1, round(fraction * count)), count - to_leave)
 
     defective = share(len(masked) + len(unmasked))
     in_proportion = round(defective * len(masked) / (len(masked) + len(unmasked)))
