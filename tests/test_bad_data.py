@@ -92,6 +92,25 @@ def test_a_damaged_file(
     assert err.count("\n") == 1 and list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("dataset, victims", [
+    ("ksdd", ["kos01/Part0.jpg", "kos03/Part0_label.bmp", "kos05/Part2_label.bmp"]),
+    ("dagm", ["Class1/Train/0003.PNG", "Class1/Test/0105.PNG"]),
+])
+def test_damaged_files_are_named_together_or_skipped(
+    dataset: str, victims: list[str], ksdd: Path, dagm: Path, here: Path, train: Callable
+) -> None:
+    root = {"ksdd": ksdd, "dagm": dagm}[dataset]
+    for victim in victims:
+        (root / victim).write_bytes(b"")
+    code, err = train(dataset, root)
+    assert code == 2 and err.count("\n") == 1 and all(str(root / victim) in err for victim in victims)
+    assert f"error: {len(victims)} of " in err and "--on-bad-image skip" in err and list(here.iterdir()) == []
+    assert train(dataset, root, "--on-bad-image", "skip") == (0, "")
+    reasons = (here / "run" / "skipped.csv").read_text()
+    assert reasons.count("\n") == 1 + len(victims) and all(str(root / victim) in reasons for victim in victims)
+    assert not (here / "run" / "split.csv").exists()
+
+
 def test_no_defective_image(ksdd: Path, here: Path, train: Callable) -> None:
     for mask in ksdd.rglob("*_label.bmp"):
         write_gray(mask, np.zeros(SIZE, np.uint8))

@@ -65,13 +65,21 @@ def read_folders(root: Path, names: Collection[str] | None = None) -> dict[str, 
             raise UserError(f"{directory}: expected images such as Part0.jpg, found none")
         pairs += found
     with ThreadPoolExecutor() as pool:
-        labels = list(pool.map(lambda pair: int(read_mask(pair[2]).any()), pairs))
+        labels = list(pool.map(lambda pair: _label(pair[2]), pairs))
     folders: dict[str, list[Record]] = {}
     for (folder, image, mask), label in zip(pairs, labels):
         record = Record(f"{folder}/{image.name}", image, mask, label, annotated=True,
                         group=_CANONICAL.get(folder, folder), folder=folder)
         folders.setdefault(folder, []).append(record)
     return folders
+
+
+def _label(mask: Path) -> int:
+    """1 where the mask marks a pixel. One that cannot be read is told of, or skipped, when its image is read."""
+    try:
+        return int(read_mask(mask).any())
+    except UserError:
+        return 0
 
 
 def _pairs(directory: Path) -> list[tuple[str, Path, Path]]:

@@ -145,7 +145,7 @@ def _channels(config: DataConfig) -> int:
 
 def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
     if layout.validation is not None:
-        train, validation = layout.train, layout.validation
+        train, validation = layout.train, [] if config.validate_on == "test" else layout.validation
     else:
         train, validation = carve_validation(layout.train, config.val_fraction, seed)
     if validation:
