@@ -1,4 +1,4 @@
-"""`python -m benchmarks.loading`: how fast images are decoded and prepared, and how long a training step waits for them.
+"""`python -m benchmarks.loading`: how fast images are decoded and prepared, and how long training waits for them.
 
 KolektorSDD at its full size, 1408x512: the real images where MFFPA_DATA names a folder with `KolektorSDD/`, else noise
 of the same size and format, written for the occasion. An epoch's mix: all defective images and as many others. Prepared

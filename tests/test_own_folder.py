@@ -28,8 +28,8 @@ def parts(tmp_path: Path) -> Path:
         write_gray(root / "defect" / f"größe {number}.png", noise(50 + number, SIZE))
         if number < 3:
             write_gray(root / "masks" / f"größe {number}_mask.png", spot(SIZE))
-    for path in (root / "good" / "11.png", root / "defect" / "größe 5.png"):
-        write_gray(path, noise(9, SIZE).astype(np.uint16) * 16)
+    for seed, path in enumerate((root / "good" / "11.png", root / "defect" / "größe 5.png"), start=90):
+        write_gray(path, noise(seed, SIZE).astype(np.uint16) * 16)
     return root
 
 
@@ -60,11 +60,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_folder_is_described_trained_and_evaluated(parts: Path, here: Path, train: Callable, command: Callable) -> None:
+def test_a_folder_is_described_trained_and_evaluated(
+    parts: Path, here: Path, train: Callable, command: Callable
+) -> None:
     code, out, err = train("--bit-depth", 12, "--val-fraction", 0.2)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == (f"{parts}: 12 defect-free images in good, 6 defective in defect, 3 of them with a mask in masks")
+    assert lines[0] == f"{parts}: 12 defect-free images in good, 6 defective in defect, 3 of them with a mask in masks"
     assert lines[2] == "  kinds: 16 gray, 2 gray 16-bit; files: 18 PNG" and lines[3].endswith("1 channel (auto), 32x40")
     assert lines[4].startswith("folder: train 4 defective (2 with masks) + 8 defect-free, test 1 + 2")
     assert "unofficial" not in out and "test: 1 defective, 2 defect-free" in out
@@ -77,9 +79,9 @@ def test_a_folder_is_described_trained_and_evaluated(parts: Path, here: Path, tr
 
     # images that came later are in no part of the run, and its own split is evaluated
     for number in range(3):
-        write_gray(parts / "good" / f"new {number}.png", noise(90 + number, SIZE))
-    ours = command("evaluate", "--checkpoint", "run/best.pt", "--timing-images", 0, "--output", "again")
-    assert ours[0] == 0 and "note: 3 images came after the split of the training and are not used: good/new 0" in ours[1]
+        write_gray(parts / "good" / f"new {number}.png", noise(70 + number, SIZE))
+    code, out, _ = command("evaluate", "--checkpoint", "run/best.pt", "--timing-images", 0, "--output", "again")
+    assert code == 0 and "note: 3 images came after the split of the training and are not used: good/new 0" in out
     assert (here / "again" / "predictions.csv").read_text() == (here / "run" / "predictions.csv").read_text()
     code, out, err = command("train", "--resume", "run")
     assert code == 0 and "3 images came after the split" in out
@@ -101,7 +103,8 @@ def test_bad_images_end_it_or_are_listed(parts: Path, here: Path, train: Callabl
     (parts / "good" / "0.png").write_bytes(b"")
     (parts / "good" / "1.png").write_text("no image")
     code, out, err = train("--bit-depth", 12)
-    assert code == 2 and out.startswith(f"{parts}: 12 defect-free") and err.startswith("error: 2 of 18 images cannot be")
+    assert code == 2 and out.startswith(f"{parts}: 12 defect-free")
+    assert err.startswith("error: 2 of 18 images cannot be")
     assert "0.png" in err and "1.png" in err and err.count("\n") == 1 and list(here.iterdir()) == []
     code, out, err = train("--bit-depth", 12, "--on-bad-image", "skip")
     assert (code, err) == (0, "") and "note: skipped 2 of 18 images that cannot be used: good/0.png; good/1.png" in out
@@ -123,6 +126,9 @@ def test_without_a_test_part_the_run_says_so(parts: Path, here: Path, train: Cal
     assert "train 6 defective (3 with masks) + 12 defect-free, images 1x32x40" in out
     assert sorted(path.name for path in (here / "run").iterdir()) == [
         "best.pt", "config.json", "last.pt", "log.csv", "split.csv"]
+    write_gray(parts / "masks" / "größe 4.png", spot(SIZE))  # other masks are another training
+    code, _, err = command("train", "--resume", "run")
+    assert code == 2 and "the training images and masks are not those that the run began with" in err
     code, _, err = command("evaluate", "--checkpoint", "run/best.pt")
     assert code == 2 and err.startswith("error: --part test: this run had no test images, see --test-fraction of train")
 

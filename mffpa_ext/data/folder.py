@@ -9,6 +9,7 @@ import numpy as np
 
 from mffpa_ext.data.bad_images import listed
 from mffpa_ext.data.config import DataConfig
+from mffpa_ext.data.duplicates import notes_on_duplicates
 from mffpa_ext.data.folder_files import FolderFiles, find_files
 from mffpa_ext.data.images import largest_mask_value, read_mask
 from mffpa_ext.data.part_lists import read_parts
@@ -44,8 +45,8 @@ class MaskFile:
 def build(config: DataConfig, seed: int, test_only: bool = False, parts: Mapping[str, str] | None = None) -> Layout:
     """Records of a folder, parted by `parts` (of an earlier run), by the split file, or by the seed.
 
-    The images decide the settings `image_size` and `channels` where these are open. All parts come from all names, so
-    `test_only` saves nothing. Raises UserError where names do not fit together.
+    The images decide the settings `image_size` and `channels` where these are open. test_only: the images of other
+    parts need not be there. Raises UserError where names do not fit together.
     """
     files = find_files(config)
     if files.stray and parts is None:  # an earlier run's images are known: what is missing of them is told below
@@ -61,6 +62,8 @@ def build(config: DataConfig, seed: int, test_only: bool = False, parts: Mapping
                     official=True, notes=notes, found=[_found(config, files)],
                     validation=[record for record in records if given.get(record.name) == "val"])
     layout.notes += _remarks(layout)
+    if parts is None and not test_only:
+        layout.notes += notes_on_duplicates(records, given)
     if parts is None or config.image_size is None or config.channels == "auto":
         seen = survey([record.image for record in records], config.image_size, config.channels, config.bit_depth)
         layout.settings = {"image_size": seen.image_size, "channels": seen.channels}
@@ -87,7 +90,7 @@ def _parts(config: DataConfig, records: list[Record], seed: int, earlier: Mappin
     unlisted = [name for name in names if name not in parts]
     if unlisted:
         notes.append(f"{len(unlisted)} images are not listed in {file} and not used: {listed(unlisted, 5)}")
-    if "val" not in parts.values() and config.val_fraction > 0:
+    if "val" not in parts.values() and config.val_fraction > 0 and not test_only:
         training = [record for record in records if parts.get(record.name) == "train"]
         parts = parts | part_by_seed(training, 0, config.val_fraction, seed)
         notes.append(f"{file} lists no validation images: set aside from its training images by seed {seed}")

@@ -95,7 +95,9 @@ def read_size(path: Path) -> tuple[int, int]:
     return _read(path, _oriented_size)
 
 
-def check_same_size(image: Path, image_size: tuple[int, int], mask: Path | MaskSource, mask_size: tuple[int, int]) -> None:
+def check_same_size(
+    image: Path, image_size: tuple[int, int], mask: Path | MaskSource, mask_size: tuple[int, int]
+) -> None:
     """Raises UserError unless image and mask, both H×W, agree."""
     if tuple(image_size) != tuple(mask_size):
         raise UserError(f"{mask}: expected the size of its image {image}, {_size(image_size)}, "

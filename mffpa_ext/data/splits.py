@@ -42,8 +42,9 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 def choose_annotated(records: Sequence[Record], number: str | int, seed: int, by_folder: bool = False) -> list[Record]:
     """Marks which positives may use their pixel mask: `number` of them, or of the folders that hold them.
 
-    number: "all" (of those that have one) or 0 and more. The choice for a smaller number is part of that for a larger one, so that results
-    over N differ by annotation alone. Returns the records in their order. Raises UserError for too large a number.
+    number: "all" (of those that have one) or 0 and more. The choice for a smaller number is part of that for a larger
+    one, so that results over N differ by annotation alone. Returns the records in their order. Raises UserError for too
+    large a number.
     """
     units = sorted({_unit(record, by_folder) for record in records if record.label and record.has_mask})
     kind = "folders with defective training images" if by_folder else "defective training images"

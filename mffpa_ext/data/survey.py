@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mffpa_ext.data.config import STRIDE
 from mffpa_ext.data.images import FULL_DEPTH, ImageHeader, read_header, read_image
@@ -74,7 +75,8 @@ def _headers(paths: Sequence[Path]) -> tuple[dict[Path, ImageHeader], UserError 
             return error
 
     with ThreadPoolExecutor(_READERS) as pool:
-        results = list(pool.map(header, paths))
+        results = list(tqdm(pool.map(header, paths), total=len(paths), desc="headers", unit="img", disable=None,
+                            leave=False))
     errors = [result for result in results if isinstance(result, UserError)]
     return ({path: result for path, result in zip(paths, results) if isinstance(result, ImageHeader)},
             errors[0] if errors else None)

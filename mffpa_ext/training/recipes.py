@@ -39,7 +39,9 @@ MIXSUP = {
 # For trying things out in minutes on a CPU. A batch sums the gradients of its images, hence the clipping.
 QUICK = {
     "synthetic": Recipe(epochs=5, lr=0.3, theta=0.1, batch_size=8, lr_schedule="cosine", grad_clip=1.0),
-    "folder": Recipe(epochs=30, lr=0.3, theta=0.1, batch_size=8, lr_schedule="cosine", grad_clip=1.0),
+    # The paper's steps for DAGM: on a folder of DAGM images (256x256, 12 of 36 defects with masks) they rank all
+    # validation images right within two epochs. The schedule lets the last epochs settle.
+    "folder": Recipe(epochs=30, lr=0.05, lr_schedule="cosine"),
 }
 
 RECIPES = {"paper": PAPER, "mixsup": MIXSUP, "quick": QUICK}

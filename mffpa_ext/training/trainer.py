@@ -67,7 +67,8 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.validate = validate
-        names = "\n".join(f"{label} {name}" for label, name in zip(dataset.labels, dataset.names, strict=True))
+        names = "\n".join(f"{label}{'' if annotated else '?'} {name}" for label, annotated, name in zip(
+            dataset.labels, dataset.annotated, dataset.names, strict=True))
         self.training_images = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         self.sampler = BalancedSampler(dataset.labels, config.seed)
         self.loader = DataLoader(
@@ -131,7 +132,7 @@ class Trainer:
         """Raises UserError for the state of another network or of other training images."""
         if state.get("training_images", self.training_images) != self.training_images:
             raise UserError(
-                f"{self.folder.last}: the training images are not those that the run began with: give the folder of "
+                f"{self.folder.last}: the training images and masks are not those that the run began with: give the folder of "
                 f"the same data, and its split, with --data-root and --split-file"
             )
         try:

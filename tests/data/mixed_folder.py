@@ -28,8 +28,9 @@ def _turned(path: Path, image: Image.Image) -> None:
 
 KINDS: tuple[tuple[str, Writer], ...] = (
     _as(".png", "L"), _as(".JPG", "L", quality=95), _as(".bmp", "L"), _as(".tif", "L"), _sixteen_bit(".png"),
-    _as(".png", "RGB"), _as(".jpeg", "RGB", quality=95), _as(".bmp", "RGB"), _as(".tiff", "RGB", compression="tiff_lzw"),
-    _sixteen_bit(".tif"), _as(".png", "RGBA"), _as(".png", "P"), (".jpg", _turned),
+    _as(".png", "RGB"), _as(".jpeg", "RGB", quality=95), _as(".bmp", "RGB"),
+    _as(".tiff", "RGB", compression="tiff_lzw"), _sixteen_bit(".tif"), _as(".png", "RGBA"), _as(".png", "P"),
+    (".jpg", _turned),
 )
 
 

@@ -1,5 +1,7 @@
 """One's own folder, from files to the data sets of a training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +72,8 @@ def test_mixed_images_are_read_alike(root):
     folder, colour = root / "good", np.stack([pixels] * 3, axis=2)
     write_gray(folder / "a.png", pixels), write_gray(folder / "b.bmp", pixels), write_gray(folder / "c.tif", pixels)
     write_gray(folder / "d.png", colour), write_gray(folder / "e.png", np.dstack([colour, pixels // 2]))
-    write_gray(folder / "f.png", pixels.astype(np.uint16) * 257), write_gray(folder / "g.tif", pixels.astype(np.uint16) * 257)
+    deep = pixels.astype(np.uint16) * 257
+    write_gray(folder / "f.png", deep), write_gray(folder / "g.tif", deep)
     Image.fromarray(pixels).convert("P").save(folder / "h größe 部品.png")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -185,12 +188,14 @@ def test_parts_are_stratified_and_depend_on_the_seed(root):
     assert counts(load(root, validate_on="test").train) == (8, 16, 3)
 
 
-@pytest.mark.parametrize("settings, expected", [
-    ({"test_fraction": 0}, (0, True)), ({"val_fraction": 0}, (True, 0)), ({"test_fraction": 0, "val_fraction": 0}, (0, 0))])
-def test_parts_to_do_without(root, settings, expected):
+@pytest.mark.parametrize("settings, validation, test", [
+    ({"test_fraction": 0}, True, False),
+    ({"val_fraction": 0}, False, True),
+    ({"test_fraction": 0, "val_fraction": 0}, False, False),
+])
+def test_parts_to_do_without(root, settings, validation, test):
     splits = load(root, **settings)
-    assert (splits.validation is not None, splits.test is not None) == (expected[1] != 0 and settings.get(
-        "val_fraction") != 0, settings.get("test_fraction") != 0)
+    assert (splits.validation is not None, splits.test is not None) == (validation, test)
     assert any("not evaluated" in note for note in splits.notes) == (splits.test is None)
 
 
@@ -282,10 +287,37 @@ def test_the_parts_of_an_earlier_run(root):
         load_part(config, 3, "test", 1, progress=False, parts=first.parts)
 
 
+def test_a_test_alone_needs_no_training_images(root, tmp_path):
+    config = plan(root).config
+    split = write_split(tmp_path / "s.csv", [("good/00.png", "test"), ("defect/09.png", "test")])
+    for name in ("good/01.png", "defect/00.png", "masks/00.png"):
+        (root / name).unlink()
+    part = load_part(replace(config, split_file=str(split)), 0, "test", progress=False)
+    assert part.dataset.names == ["defect/09.png", "good/00.png"] and not part.dataset.annotated[0]
+
+
 def test_a_part_that_there_is_not(root):
     config = plan(root, val_fraction=0, test_fraction=0).config
     for part in ("validation", "test"):
         assert load_part(config, 0, part, progress=False).dataset is None
+
+
+# the same image more than once
+
+def test_an_image_on_both_sides_of_the_split_is_noted(root):
+    planned = plan(root)
+    train, test = (next(record.image for record in part if not record.label) for part in (planned.train, planned.test))
+    test.write_bytes(train.read_bytes())
+    pair = " = ".join(sorted(f"good/{path.name}" for path in (train, test)))
+    note = next(note for note in plan(root).notes if "more than once, byte" in note)
+    assert note.startswith("1 images are there") and pair in note
+    assert not any("byte for byte" in note for note in plan(root, test_fraction=0, val_fraction=0).notes)
+    assert not any("byte for byte" in note for note in planned.notes)
+
+
+def test_an_image_that_is_good_and_defective_is_refused(root):
+    (root / "good" / "04.png").write_bytes((root / "defect" / "09.png").read_bytes())
+    fails("counts as defective and as defect-free: defect/09.png = good/04.png: remove one", root)
 
 
 # images that cannot be used
@@ -314,19 +346,16 @@ def test_bad_images_are_skipped_and_listed(root):
     splits = load(root, on_bad_image="skip")
     assert sorted(image.name for image in splits.skipped) == bad
     assert any(note.startswith("skipped 4 of 30 images that cannot be used: ") for note in splits.notes)
-    for before, after in ((whole.train, splits.train), (whole.validation, splits.validation), (whole.test, splits.test)):
+    for part in ("train", "validation", "test"):
+        before, after = getattr(whole, part), getattr(splits, part)
         assert after.names == [name for name in before.names if name not in bad]
         assert len(after.labels) == len(after.annotated) == len(after) == len(after.records)
         for index, name in enumerate(after.names):
             ours, theirs = after[index], before[before.names.index(name)]
             assert all(torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(theirs[key]))
                        for key in ours if key != "index")
-    assert plan(root).parts == plan_of_undamaged(whole)  # the split stays what it was
-
-
-def plan_of_undamaged(splits):
-    parts = {"train": splits.train, "val": splits.validation, "test": splits.test}
-    return {name: part for part, dataset in parts.items() for name in dataset.names}
+    parts = {"train": whole.train, "val": whole.validation, "test": whole.test}  # the split stays what it was
+    assert plan(root).parts == {name: part for part, dataset in parts.items() for name in dataset.names}
 
 
 def test_skipping_leaves_no_half_of_a_data_set(root):

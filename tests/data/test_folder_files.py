@@ -49,7 +49,8 @@ def test_masks_have_the_name_of_their_image(tree, mask):
 
 
 def test_masks_in_sub_folders(tree):
-    found = tree("good/a.png", "defect/dent/1.png", "defect/scratch/1.png", "masks/dent/1.png", "masks/scratch/1_gt.png")
+    found = tree("good/a.png", "defect/dent/1.png", "defect/scratch/1.png", "masks/dent/1.png",
+                 "masks/scratch/1_gt.png")
     assert masks(found) == {"defect/dent/1.png": "1.png", "defect/scratch/1.png": "1_gt.png"}
 
 
@@ -127,7 +128,7 @@ def test_links_are_followed_once(tree, tmp_path):
 
 
 @pytest.mark.parametrize("settings, match", [
-    ({"good_folder": "fine"}, r"fine: expected the images of --good-folder, found no such folder: .*: defect, empty, go"),
+    ({"good_folder": "fine"}, r"fine: expected the images of --good-folder, found no such folder.*: defect, empty, go"),
     ({"defect_folder": "empty"}, r"empty: expected defective images, found none: .*--defect-folder"),
     ({"good_folder": "empty"}, r"empty: expected defect-free images, found none: .*--good-folder"),
     ({"good_folder": "defect"}, r"--good-folder and --defect-folder: both name defect"),

@@ -24,7 +24,7 @@ def records_of(positives, negatives):
 def foldered(folders=9, parts=4, twins=()):
     canonical = {second: first for first, second in twins}
     names = [f"kos{f:02d}" for f in range(folders)]
-    return [Record(f"{name}/{p}", Path("x"), Path("mask"), int(p == 0), True, group=canonical.get(name, name), folder=name)
+    return [Record(f"{name}/{p}", Path("x"), Path("mask"), int(p == 0), True, canonical.get(name, name), folder=name)
             for name in names for p in range(parts)]
 
 
@@ -140,7 +140,8 @@ def folder_records(good, masked, unmasked):
     return [Record(f"{kind}{i}", Path("x"), mask, label, annotated=True) for i, (kind, label, mask) in enumerate(kinds)]
 
 
-@pytest.mark.parametrize("good, masked, unmasked", [(40, 12, 28), (3, 3, 0), (3, 0, 3), (3, 1, 2), (50, 2, 1), (7, 5, 5)])
+@pytest.mark.parametrize("good, masked, unmasked", [
+    (40, 12, 28), (3, 3, 0), (3, 0, 3), (3, 1, 2), (50, 2, 1), (7, 5, 5)])
 @pytest.mark.parametrize("test, val", [(0.2, 0.2), (0.5, 0.5), (0, 0.9), (0.01, 0), (0, 0)])
 def test_parts_by_seed_hold_every_kind(good, masked, unmasked, test, val):
     records = folder_records(good, masked, unmasked)
@@ -153,5 +154,6 @@ def test_parts_by_seed_hold_every_kind(good, masked, unmasked, test, val):
             if part == "train" and masked:
                 assert any(name.startswith("m") for name in names)
     if (good, test, val) == (40, 0.2, 0.2):
-        sizes = {part: [sum(parts[n] == part and n[0] == kind for n in parts) for kind in "gmu"] for part in parts.values()}
+        sizes = {part: [sum(parts[name] == part and name[0] == kind for name in parts) for kind in "gmu"]
+                 for part in ("test", "val", "train")}
         assert sizes == {"test": [8, 2, 6], "val": [6, 2, 4], "train": [26, 8, 18]}

@@ -232,7 +232,7 @@ def test_other_training_images_are_noticed(make_trainer: Callable, folder: RunFo
     make_trainer(epochs=1).fit()
     renamed = ["elsewhere", *splits.train.names[1:]]
     monkeypatch.setattr(splits.train, "names", renamed)
-    with pytest.raises(UserError, match="last.pt: the training images are not those that the run began with"):
+    with pytest.raises(UserError, match="last.pt: the training images and masks are not those that the run began"):
         make_trainer(epochs=1).load_state_dict(read_training_state(folder.last))
 
 
