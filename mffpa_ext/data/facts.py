@@ -28,6 +28,7 @@ FACTS: dict[str, DatasetFacts] = {
     "synthetic": DatasetFacts("synthetic defects", (96, 96), 1, 7, 10.0, 1.0, 0.2, needs_root=False),
     "dagm": DatasetFacts("DAGM 2007", (512, 512), 1, 7, 10.0, 1.0, 0.0),
     "ksdd": DatasetFacts("KolektorSDD", (1408, 512), 1, 7, 1.0, 2.0, 0.0),
+    # DAGM's, whose images the folder was tried with
     "folder": DatasetFacts("your own images", None, None, 7, 10.0, 1.0, 0.2),
 }
 

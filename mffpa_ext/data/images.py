@@ -203,14 +203,14 @@ def _oriented_size(image: Image.Image, exif: Image.Exif | None = None) -> tuple[
 def _to_mode(image: Image.Image, channels: int, path: Path, bit_depth: int) -> Image.Image:
     mode = "L" if channels == 1 else "RGB"
     if image.mode in _SIXTEEN_BIT_MODES:
-        samples, top = np.asarray(image).astype(np.int64), 2**bit_depth - 1
+        samples, top = np.asarray(image), 2**bit_depth - 1
         low, high = samples.min(initial=0), samples.max(initial=0)
         if low < 0 or high > 65535:
             raise UserError(f"{path}: expected 8 or 16 bits a sample, got more: convert it to 8 or 16 bits")
         if high > top:
             raise UserError(f"{path}: expected samples up to {top} with --bit-depth {bit_depth}, got {high}: "
                             f"give the bit depth of the camera")
-        image = Image.fromarray(((samples * 255 + top // 2) // top).astype(np.uint8))
+        image = Image.fromarray(((samples.astype(np.int32) * 255 + top // 2) // top).astype(np.uint8))
     elif image.mode == "F":
         raise UserError(f"{path}: expected 8 or 16 bits a sample, got floating point: convert it to 8 or 16 bits")
     return image if image.mode == mode else image.convert(mode)
