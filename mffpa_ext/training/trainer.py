@@ -234,13 +234,14 @@ class Trainer:
         return terms
 
     def _save(self, validation: Validation | None) -> None:
-        """best.pt is the epoch of the highest validation AP, then AUC; without validation images the last epoch."""
+        """best.pt is the last epoch of the highest validation AP, then AUC; without validation images the last epoch."""
         improved = True
         # Of this epoch's own weights, also where another epoch's were better.
         self.threshold = None if validation is None else validation.threshold
         if validation is not None:
             rank = (validation.ap, validation.auc)
-            improved = self.best is None or rank > (self.best["ap"], self.best["auc"])
+            # Few validation images tie soon; of equal epochs the last has learned most.
+            improved = self.best is None or rank >= (self.best["ap"], self.best["auc"])
             if improved:
                 self.best = {"epoch": self.epoch, "ap": validation.ap, "auc": validation.auc}
         else:
