@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
 
     A KeyboardInterrupt may carry the line that is shown for it, such as how to go on.
     """
+    with contextlib.suppress(AttributeError):  # whoever replaced it has a stream of another kind
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text that can be printed
     try:
         main(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # else a reader that is gone is noticed only after the last `except`

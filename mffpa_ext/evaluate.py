@@ -8,6 +8,7 @@ from typing import Any
 
 from mffpa_ext import flags
 from mffpa_ext.command import run_command
+from mffpa_ext.data.bad_images import POLICIES
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.loading import load_part
 from mffpa_ext.errors import UserError
@@ -27,6 +28,9 @@ class EvaluateConfig:
     checkpoint: str | None = flag(None, "checkpoint of a run, such as runs/NAME/best.pt (required)")
     data_root: str | None = flag(None, "folder of the data set, where it is not the one of the training")
     split_file: str | None = flag(None, "split file, where it is not in the place of the training")
+    on_bad_image: str | None = flag(
+        None, "images that cannot be used: end with a list, or leave them out; default: the training's",
+        choices=POLICIES)
     part: str = flag("test", "images to evaluate", choices=("test", "validation"))
     precision: str | None = flag(None, "arithmetic; default: the training's", choices=tuple(PRECISIONS))
     device: str = flag("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -52,9 +56,12 @@ def main(arguments: list[str]) -> None:
     # Whatever the defaults are today.
     trained_on = Preprocessing.of(state, config.checkpoint)
     data = replace(data_config(state["config"], config), image_size=trained_on.image_size)
-    part = load_part(data, state["config"]["seed"], config.part, trained_on.channels)
+    # The images of the training, unless another split is asked for.
+    parts = state.get("parts") if config.split_file is None else None
+    part = load_part(data, state["config"]["seed"], config.part, trained_on.channels, parts=parts)
     if part.dataset is None:
-        raise UserError("--part validation: this run had no validation images, see --val-fraction of train")
+        fraction = {"validation": "--val-fraction", "test": "--test-fraction"}[config.part]
+        raise UserError(f"--part {config.part}: this run had no {config.part} images, see {fraction} of train")
     precision = config.precision or state["config"]["precision"]
     report = evaluate_checkpoint(
         state,
@@ -75,7 +82,8 @@ def main(arguments: list[str]) -> None:
 def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:
     """The training's data settings, with the places that may have moved since."""
     settings = flags.restored(trained)
-    moved = {name: getattr(config, name) for name in ("data_root", "split_file") if getattr(config, name) is not None}
+    moved = {name: getattr(config, name) for name in ("data_root", "split_file", "on_bad_image")
+             if getattr(config, name) is not None}
     return replace(flags.build(DataConfig, settings), **moved, cache_memory=config.cache_memory, workers=0)
 
 

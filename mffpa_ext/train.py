@@ -20,7 +20,7 @@ from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.dataset import DataSplits
-from mffpa_ext.data.loading import load_splits
+from mffpa_ext.data.loading import Plan, load_plan, plan_splits
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.inference import Predictor
@@ -43,7 +43,12 @@ def main(arguments: list[str]) -> None:
     device = pick_device(training.device)
     check_size(data, training)
     folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
-    splits = load_splits(data, training.seed)
+    kept = read_training_state(folder.last) if resume else {}
+    plan = plan_splits(data, training.seed, kept.get("parts"))
+    data = plan.config
+    print_found(plan)
+    check_size(data, training)  # the size may have been chosen just now
+    splits = load_plan(plan)
     positives = splits.train.labels == 1
     masks_used = bool((splits.train.annotated & positives).any())
     training = resolve_training(training, data.dataset, masks_used, int(positives.sum()))
@@ -54,6 +59,7 @@ def main(arguments: list[str]) -> None:
         "config": describe_config(data, training),
         "preprocessing": preprocessing(splits),
         "notes": notes,
+        "parts": plan.parts,
     }
 
     def validate(network: DefectNetwork) -> Validation:
@@ -66,12 +72,16 @@ def main(arguments: list[str]) -> None:
         model, splits.train, training, device, folder, facts, validate if splits.validation else None, data.workers
     )
     if resume:
-        trainer.load_state_dict(read_training_state(folder.last))
+        trainer.load_state_dict(kept)
     with ending(trainer, folder):
         if not resume:
             folder.create(facts["config"], may_rename=training.output is None)
+            folder.write_lists(plan.parts, splits.skipped)
         print_heading(data, training, splits, device, notes + precision_notes(training.precision, device))
         trainer.fit()
+        if splits.test is None:
+            print(f"no test images, no evaluation: {folder.best} is trained and can predict\nrun folder: {folder.path}")
+            return
         report = evaluate_checkpoint(
             read_checkpoint(folder.best),
             splits.test,
@@ -117,7 +127,9 @@ def make_model(config: TrainConfig, splits: DataSplits) -> DefectNetwork:
 
 
 def check_size(data: DataConfig, training: TrainConfig) -> None:
-    """Raises UserError for images that are too small for the network."""
+    """Raises UserError for images that are too small for the network. A size still open is let through."""
+    if data.image_size is None:
+        return
     with torch.device("meta"):  # a network without weights
         smallest = create_model(training.model, attention=training.attention).min_size
     height, width = data.image_size
@@ -138,7 +150,8 @@ def describe_config(data: DataConfig, training: TrainConfig) -> dict[str, Any]:
 
 def preprocessing(splits: DataSplits) -> dict[str, Any]:
     height, width = splits.image_size
-    return {"channels": splits.channels, "height": height, "width": width, "scale": 1 / 255}
+    return {"channels": splits.channels, "height": height, "width": width, "scale": 1 / 255,
+            "bit_depth": splits.train.bit_depth}
 
 
 def selection_note(splits: DataSplits) -> str:
@@ -147,16 +160,24 @@ def selection_note(splits: DataSplits) -> str:
     return "best.pt is the epoch of the highest validation AP"
 
 
+def print_found(plan: Plan) -> None:
+    """What lies in the folder, before the minutes that reading it may take."""
+    for number, line in enumerate(plan.found):
+        print(f"{'  ' if number else ''}{line}", flush=True)
+
+
 def print_heading(
     data: DataConfig, training: TrainConfig, splits: DataSplits, device: torch.device, notes: list[str]
 ) -> None:
     height, width = splits.image_size
     positives = splits.train.labels == 1
+    tested = "" if splits.test is None else (
+        f"test {int(splits.test.labels.sum())} + {int((splits.test.labels == 0).sum())}, "
+    )
     print(
         f"{data.dataset}{'' if splits.official else ' (unofficial split)'}: train {positives.sum()} defective "
         f"({int((positives & splits.train.annotated).sum())} with masks) + {(~positives).sum()} defect-free, "
-        f"test {int(splits.test.labels.sum())} + {int((splits.test.labels == 0).sum())}, "
-        f"images {splits.channels}x{height}x{width}"
+        f"{tested}images {splits.channels}x{height}x{width}"
     )
     print(
         f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, "

@@ -92,7 +92,7 @@ def test_evaluate_writes_nothing_unasked(run: Path, here: Path, command: Callabl
 def test_evaluate_uses_the_stored_preprocessing(run: Path, here: Path, command: Callable) -> None:
     """Not the settings, which may name a default that has changed since."""
     state = torch.load(run / "best.pt")
-    assert state["preprocessing"] == {"channels": 1, "height": 32, "width": 32, "scale": 1 / 255}
+    assert state["preprocessing"] == {"channels": 1, "height": 32, "width": 32, "scale": 1 / 255, "bit_depth": 16}
     state["config"]["image_size"] = None
     torch.save(state, here / "best.pt")
     assert command("evaluate", "--checkpoint", "best.pt", "--output", "ev", "--timing-images", 0)[0] == 0

@@ -67,7 +67,8 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.validate = validate
-        names = "\n".join(f"{label} {name}" for label, name in zip(dataset.labels, dataset.names, strict=True))
+        names = "\n".join(f"{label}{'' if annotated else '?'} {name}" for label, annotated, name in zip(
+            dataset.labels, dataset.annotated, dataset.names, strict=True))
         self.training_images = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         self.sampler = BalancedSampler(dataset.labels, config.seed)
         self.loader = DataLoader(
@@ -131,7 +132,7 @@ class Trainer:
         """Raises UserError for the state of another network or of other training images."""
         if state.get("training_images", self.training_images) != self.training_images:
             raise UserError(
-                f"{self.folder.last}: the training images are not those that the run began with: give the folder of "
+                f"{self.folder.last}: the training images and masks are not those that the run began with: give the folder of "
                 f"the same data, and its split, with --data-root and --split-file"
             )
         try:
@@ -233,13 +234,14 @@ class Trainer:
         return terms
 
     def _save(self, validation: Validation | None) -> None:
-        """best.pt is the epoch of the highest validation AP, then AUC; without validation images the last epoch."""
+        """best.pt is the last epoch of the highest validation AP, then AUC; without validation images the last epoch."""
         improved = True
         # Of this epoch's own weights, also where another epoch's were better.
         self.threshold = None if validation is None else validation.threshold
         if validation is not None:
             rank = (validation.ap, validation.auc)
-            improved = self.best is None or rank > (self.best["ap"], self.best["auc"])
+            # Few validation images tie soon; of equal epochs the last has learned most.
+            improved = self.best is None or rank >= (self.best["ap"], self.best["auc"])
             if improved:
                 self.best = {"epoch": self.epoch, "ap": validation.ap, "auc": validation.auc}
         else:
