@@ -10,6 +10,8 @@ from mffpa_ext.errors import UserError
 COMMANDS = {
     "train": "train a network, evaluate it on the test images",
     "evaluate": "metrics and inference time of a checkpoint",
+    "threshold": "the score from which on an image counts as defective",
+    "predict": "score, decision and heat map of image files",
     "summary": "parameters and operations of the networks",
 }
 
