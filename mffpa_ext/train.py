@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from mffpa_ext import __version__, flags
-from mffpa_ext.command import run_command
+from mffpa_ext.command import run_command, terminable
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.dataset import DataSplits
@@ -185,13 +184,9 @@ def print_heading(
 @contextlib.contextmanager
 def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
     """Whatever ends a run early, it can be continued, or has left nothing behind. SIGTERM counts as Ctrl-C."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with terminable():
+            yield
     except KeyboardInterrupt:
         if not folder.last.is_file():
             raise KeyboardInterrupt("interrupted before the first checkpoint: nothing was kept") from None
@@ -200,7 +195,6 @@ def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
             f"interrupted {where}; to continue: python -m mffpa_ext.train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
         folder.discard_unless_started()
 
 
