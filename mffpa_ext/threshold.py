@@ -1,4 +1,4 @@
-"""`python -m mffpa_ext.threshold`: what each rule makes of the validation images, and another threshold for a checkpoint.
+"""`python -m mffpa_ext.threshold`: what each rule makes of the validation images; another threshold for a checkpoint.
 
 Without --rule or --value it only shows; with one of them the checkpoint is written again, with nothing else changed.
 """
@@ -98,7 +98,7 @@ def table(points: dict[str, OperatingPoint], rules: dict[str, ThresholdRule], st
         rows.append(("stored", "none", "", "", ""))
     else:
         now = confusion(scores.labels, scores.score, stored.threshold)
-        rows.append(("stored", f"{stored.threshold:.6g}", now.fn, now.fp, "manual" if stored.rule == "manual" else
+        rows.append(("stored", f"{stored.threshold:.6g}", now.fn, now.fp, "given by hand" if stored.rule == "manual" else
                      f"chosen by {stored.rule}"))
     return [f"  {rule:<8}{threshold:>11}{missed:>9}{alarms:>15}  {note}".rstrip()
             for rule, threshold, missed, alarms, note in rows]

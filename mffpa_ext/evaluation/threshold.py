@@ -44,7 +44,7 @@ class ThresholdRule:
         for name, holds, expected in expectations:
             if not holds:
                 value = self.name if name == "rule" else getattr(self, name)
-                raise UserError(f"--threshold-{name}: expected {expected}, got {value!r}")
+                raise UserError(f"--{name}: expected {expected}, got {value!r}")
 
     def __str__(self) -> str:
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from mffpa_ext.data.images import IMAGE_SUFFIXES, check_same_size, read_mask, re
 # KolektorSDD and DAGM: Part0_label.bmp, Label/0001_label.PNG; KolektorSDD2: 10000_GT.png.
 _ENDINGS = ("_label", "_mask", "_GT", "_gt")
 _FOLDERS = (".", "Label")
+_SUFFIXES = tuple(spelled for suffix in sorted(IMAGE_SUFFIXES) for spelled in (suffix, suffix.upper()))
 
 
 def image_stem(stem: str) -> str | None:
@@ -31,11 +31,12 @@ def find_mask(image: Path, name: str, masks: Path | None = None) -> Path | None:
     places = [(image.parent / folder, wanted) for folder in _FOLDERS]
     if masks is not None:
         places = [(place, [image.stem, *wanted]) for place in (masks / Path(name).parent, masks)] + places
+    # Asked for one by one: a listing would grow with the folder, and a kept one grow old.
     for folder, stems in places:
-        files = _image_files(folder)
-        for stem in stems:
-            if stem in files and files[stem] != image:
-                return files[stem]
+        if folder.is_dir():
+            for path in (folder / (stem + suffix) for stem in stems for suffix in _SUFFIXES):
+                if path != image and path.is_file():
+                    return path
     return None
 
 
@@ -48,13 +49,3 @@ def read_mask_at(mask: Path, image: Path, size: tuple[int, int]) -> np.ndarray:
     check_same_size(image, read_size(image), mask, pixels.shape)
     resized = Image.fromarray(pixels * 255).resize((size[1], size[0]), Image.Resampling.BOX)
     return (np.asarray(resized) > 0).astype(np.uint8)
-
-
-@functools.lru_cache(maxsize=64)
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Files with the suffix of an image by their stem; of several with the same one the first."""
-    try:
-        names = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    except OSError:  # most images have no folder `Label` beside them
-        return {}
-    return {path.stem: path for path in reversed(names)}

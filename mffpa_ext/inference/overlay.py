@@ -1,4 +1,4 @@
-"""One picture per prediction, after Fig. 7 of the paper: image, mask where it is known, heat map, and above them the score.
+"""One picture per prediction, after Fig. 7 of the paper: image, known mask, heat map, and above them the score.
 
 The heat map is the network's mask, the probability of a defect at every pixel, laid over the image. The logits of a
 mask have mean 0 in every image (the network normalises them), so 0.5 is what a surface without a defect hovers about:
@@ -47,19 +47,15 @@ def heat(probability: np.ndarray, image_size: tuple[int, int], size: tuple[int, 
 
     image_size: H×W of the network's input, whose pixels 0, 8, 16, ... are the centres of the cells.
     """
-    rows, columns = (_positions(cells, pixels, wanted)
+    rows, columns = (_interpolation(cells, pixels, wanted)
                      for cells, pixels, wanted in zip(probability.shape, image_size, size))
-    (top, down), (left, right) = rows, columns
-    upper = probability[top] * (1 - down)[:, None] + probability[np.minimum(top + 1, len(probability) - 1)] * down[:, None]
-    return upper[:, left] * (1 - right) + upper[:, np.minimum(left + 1, upper.shape[1] - 1)] * right
+    return rows @ probability.astype(np.float64) @ columns.T
 
 
-def _positions(cells: int, pixels: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the centres of `wanted` pixels lie on the cells of `pixels` pixels: the cell below and the part beyond it."""
-    at = ((np.arange(wanted) + 0.5) * pixels / wanted - 0.5) / STRIDE
-    at = np.clip(at, 0, cells - 1)
-    below = at.astype(np.int64)
-    return below, at - below
+def _interpolation(cells: int, pixels: int, wanted: int) -> np.ndarray:
+    """Weights [wanted, cells] of the cells, of which `pixels` pixels have one every 8, for the centres of `wanted`."""
+    at = np.clip(((np.arange(wanted) + 0.5) * pixels / wanted - 0.5) / STRIDE, 0, cells - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells)))
 
 
 def blend(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -84,13 +80,15 @@ def draw_overlay(image: np.ndarray, probability: np.ndarray, image_size: tuple[i
 
     stacked = width >= _WIDE * height
     label = _line_height(_SMALL) + 2
-    step_x, step_y = (0, height + label + _GAP) if stacked else (width + _GAP, 0)
+    column = max(width, int(_font(_SMALL).getlength("heat map")) + 1)
+    step_x, step_y = (0, height + label + _GAP) if stacked else (column + _GAP, 0)
+    bar_height = max(height, 3 * _line_height(_SMALL))
     bar_width = _GAP + _BAR + 4 + int(_font(_SMALL).getlength("0.5")) + 2
     title, color = _title(caption)
     head = _GAP + _line_height(_TITLE) + 4 + _line_height(_SMALL) + _GAP
     text_width = int(_font(_TITLE).getlength(title)) + 1
-    total_width = 2 * _GAP + max(width + step_x * (len(panels) - 1) + bar_width, text_width)
-    total_height = head + label + height + step_y * (len(panels) - 1) + _GAP
+    total_width = 2 * _GAP + max(column + step_x * (len(panels) - 1) + bar_width, text_width)
+    total_height = head + label + bar_height + step_y * (len(panels) - 1) + _GAP
     canvas = Image.new("RGB", (total_width, total_height), _PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((_GAP, _GAP), title, color, _font(_TITLE))
@@ -100,7 +98,7 @@ def draw_overlay(image: np.ndarray, probability: np.ndarray, image_size: tuple[i
         left, top = _GAP + step_x * number, head + step_y * number
         draw.text((left, top), text, _INK, _font(_SMALL))
         canvas.paste(Image.fromarray(pixels), (left, top + label))
-    _draw_bar(canvas, draw, left + width + _GAP, top + label, height)
+    _draw_bar(canvas, draw, left + column + _GAP, top + label, bar_height)
     return canvas
 
 
@@ -109,7 +107,8 @@ def _title(caption: Caption) -> tuple[str, tuple[int, int, int]]:
     if caption.threshold is None:
         return f"score {caption.score:.4f}, no threshold", color
     relation = ">=" if caption.score >= caption.threshold else "<"
-    return f"score {caption.score:.4f} {relation} {caption.threshold:.4f}: {caption.decision}", color
+    digits = next((n for n in (4, 8) if f"{caption.score:.{n}f}" != f"{caption.threshold:.{n}f}"), 16)
+    return f"score {caption.score:.{digits}f} {relation} {caption.threshold:.{digits}f}: {caption.decision}", color
 
 
 def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, height: int) -> None:

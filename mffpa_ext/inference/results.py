@@ -42,8 +42,10 @@ class Row:
         return asdict(self)
 
     @classmethod
-    def from_csv(cls, line: dict[str, str | None]) -> Row | None:
+    def from_csv(cls, line: dict[str | None, str | None]) -> Row | None:
         """None for a line that is no whole row, such as the last one after a power cut."""
+        if None in line or None in line.values():  # more columns, or fewer
+            return None
         try:
             values = {name: text or None for name, text in line.items()}
             return cls(**values | {name: float(values[name]) for name in _NUMBERS if values[name] is not None})
@@ -128,7 +130,7 @@ class ResultsFolder:
 
     def _rows(self) -> Iterator[Row]:
         with open(self.csv, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield from filter(None, map(Row.from_csv, csv.DictReader(file, strict=False)))
+            yield from filter(None, map(Row.from_csv, csv.DictReader(file)))
 
     def _check_same_facts(self) -> None:
         try:
@@ -140,9 +142,8 @@ class ResultsFolder:
                             f"name a new folder")
         for name in self.COMPARED:
             if earlier.get(name) != self.facts.get(name):
-                shown = "" if name in ("weights", "preprocessing") else f" ({earlier.get(name)}, now {self.facts[name]})"
-                raise UserError(f"--resume: the predictions in {self.path} come of another {name}{shown}: name a new "
-                                f"folder")
+                raise UserError(f"--resume: the predictions in {self.path} come of other {name}: "
+                                f"{str(earlier.get(name))[:60]}, now {str(self.facts[name])[:60]}: name a new folder")
 
     def _keep_good_rows(self) -> None:
         temporary = self.csv.with_name(f".{self.csv.name}.tmp")

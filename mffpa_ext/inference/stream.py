@@ -58,7 +58,7 @@ def predict_stream(
 
 
 def warm_up(predictor: Predictor, channels: int, size: tuple[int, int]) -> None:
-    """One pass, so that the first image does not pay for what is made once. Raises ValueError for an impossible size."""
+    """One pass, so that the first image does not pay for what is made once. Raises ValueError for a wrong size."""
     predictor(torch.zeros(1, channels, *size, dtype=torch.uint8)).score.item()
 
 

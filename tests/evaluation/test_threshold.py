@@ -140,7 +140,7 @@ def test_without_defective_images_the_rate_is_all_there_is() -> None:
     for rule in (F1, RECALL):
         point = choose_threshold(np.zeros(200), np.linspace(0.01, 0.5, 200), rule)
         assert (point.rule, point.fpr, point.counts.fp) == ("fpr", 0.01, 2)
-        assert f"the rule {rule.name} needs defective images, the validation part has none, so fpr was taken" in point.note
+        assert f"the rule {rule.name} needs defective images, the validation part has none, so fpr" in point.note
     few = choose_threshold(np.zeros(3), at(-3, -2, -1), F1)
     assert logit(few.threshold) == pytest.approx(-0.5)  # nothing above to halve the way to
     assert "0.01 of 3 is less than one image: the threshold lies above them all" in few.description
@@ -195,10 +195,10 @@ def test_a_damaged_point(change: dict) -> None:
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"name": "luck"}, "--threshold-rule: expected one of f1, fpr, recall, got 'luck'"),
-        ({"fpr": 1.0}, "--threshold-fpr: expected 0 to below 1, got 1.0"),
-        ({"margin": -0.1}, "--threshold-margin: expected 0 or more, got -0.1"),
-        ({"margin": math.inf}, "--threshold-margin"),
+        ({"name": "luck"}, "--rule: expected one of f1, fpr, recall, got 'luck'"),
+        ({"fpr": 1.0}, "--fpr: expected 0 to below 1, got 1.0"),
+        ({"margin": -0.1}, "--margin: expected 0 or more, got -0.1"),
+        ({"margin": math.inf}, "--margin"),
     ],
 )
 def test_rules_out_of_range(values: dict, message: str) -> None:
