@@ -170,7 +170,7 @@ class Run:
         if config.format == "csv":
             print(HEADER, end="", flush=True)
         quiet = total is None or total < 2 or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="img", dynamic_ncols=True, disable=quiet)
+        self._bar = tqdm(total=total, unit="img", dynamic_ncols=True, disable=quiet, leave=False)
 
     def __enter__(self) -> Run:
         return self

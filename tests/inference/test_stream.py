@@ -1,14 +1,15 @@
 """Many images: in order, bounded, whatever is wrong with some of them, and each as soon as it can be."""
 
 import queue
-import threading
+import struct
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mffpa_ext.errors import UserError
-from mffpa_ext.inference import Predictor
+from mffpa_ext.inference import Predictor, stream
 from mffpa_ext.inference.inputs import InputImage
 from mffpa_ext.inference.stream import predict_stream
 
@@ -54,22 +55,10 @@ def test_results_come_in_order_in_full_batches(predictor: Predictor) -> None:
 
 def test_the_time_of_a_batch_is_shared(predictor: Predictor, monkeypatch) -> None:
     ticks = iter([1.0, 1.5])
-    monkeypatch.setattr("mffpa_ext.inference.stream.time", type("", (), {"perf_counter": lambda: next(ticks, 2.0)}))
-    decoded = threading.Event()
-
-    def last(source: InputImage) -> torch.Tensor:
-        decoded.set()
-        return read(source)
-
-    monkeypatch.setattr("mffpa_ext.inference.stream._Prefetcher._decode", lambda self, source: _decoded(source, last))
-    (batch,) = predict_stream(predictor, read, map(image, range(4)), 4)
-    assert [result.model_ms for result in batch] == [125.0] * 4
-
-
-def _decoded(source: InputImage, reader):
-    from mffpa_ext.inference.stream import _Decoded
-
-    return _Decoded(source, reader(source), 0.0, None)
+    monkeypatch.setattr(stream, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    batch = [stream._Decoded(image(number), read(image(number)), 3.0, None) for number in range(4)]
+    results = stream._predict_batch(predictor, batch)
+    assert [(result.decode_ms, result.model_ms) for result in results] == [(3.0, 125.0)] * 4
 
 
 def test_bad_images_are_results_like_the_others(predictor: Predictor) -> None:
@@ -77,13 +66,8 @@ def test_bad_images_are_results_like_the_others(predictor: Predictor) -> None:
         if source.given == "1.png":
             raise UserError("1.png: expected an image,\n got none")
         if source.given == "2.png":
-            raise struct_error()
+            raise struct.error("unpack requires 4 bytes")
         return read(source)
-
-    def struct_error() -> Exception:
-        import struct
-
-        return struct.error("unpack requires 4 bytes")
 
     images = [*map(image, range(4)), InputImage("dir", "dir", "dir: expected images, found none")]
     (batch,) = predict_stream(predictor, picky, images, 5)
