@@ -98,8 +98,8 @@ def table(points: dict[str, OperatingPoint], rules: dict[str, ThresholdRule], st
         rows.append(("stored", "none", "", "", ""))
     else:
         now = confusion(scores.labels, scores.score, stored.threshold)
-        rows.append(("stored", f"{stored.threshold:.6g}", now.fn, now.fp, "given by hand" if stored.rule == "manual" else
-                     f"chosen by {stored.rule}"))
+        how = "given by hand" if stored.rule == "manual" else f"chosen by {stored.rule}"
+        rows.append(("stored", f"{stored.threshold:.6g}", now.fn, now.fp, how))
     return [f"  {rule:<8}{threshold:>11}{missed:>9}{alarms:>15}  {note}".rstrip()
             for rule, threshold, missed, alarms, note in rows]
 

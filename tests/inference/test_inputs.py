@@ -27,7 +27,7 @@ def names(images) -> list[str]:
 # files and folders
 
 def test_a_folder_is_its_images_in_order_without_masks(tmp_path: Path) -> None:
-    touch(tmp_path, "b.png", "a.JPG", "a_label.bmp", "b_GT.png", "odd_mask.png", "notes.txt", ".hidden.png", "sub/c.png")
+    touch(tmp_path, "b.png", "a.JPG", "a_label.bmp", "b_GT.png", "odd_mask.png", "n.txt", ".hidden.png", "sub/c.png")
     finder = ImageFinder()
     assert names(finder.find(str(tmp_path))) == ["a.JPG", "b.png", "odd_mask.png"]  # odd.png is not there
     assert finder.masks_left_out == 2
