@@ -8,21 +8,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from mffpa_ext import __version__, flags
-from mffpa_ext.command import run_command
+from mffpa_ext.command import run_command, terminable
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.dataset import DataSplits
 from mffpa_ext.data.loading import Plan, load_plan, plan_splits
 from mffpa_ext.errors import UserError
-from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
+from mffpa_ext.evaluation import ThresholdRule, choose_threshold, compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.inference import Predictor
 from mffpa_ext.models import DefectNetwork, create_model
 from mffpa_ext.precision import precision_notes
@@ -62,11 +62,17 @@ def main(arguments: list[str]) -> None:
         "parts": plan.parts,
     }
 
+    rule = ThresholdRule(training.threshold_rule, training.threshold_fpr, training.threshold_margin)
+
     def validate(network: DefectNetwork) -> Validation:
         predictor = Predictor(network, training.precision, device)
         scores = score_dataset(predictor, splits.validation, training.eval_batch_size)
+        part = "test" if data.validate_on == "test" else "validation"
+        point = choose_threshold(scores.labels, scores.score, rule, part)
+        if one_kind(splits.validation.labels):
+            return Validation(None, None, point.threshold, point.as_dict())
         metrics = compute_metrics(scores.labels, scores.score)
-        return Validation(metrics.ap, metrics.auc, metrics.threshold)
+        return Validation(metrics.ap, metrics.auc, point.threshold, point.as_dict())
 
     trainer = Trainer(
         model, splits.train, training, device, folder, facts, validate if splits.validation else None, data.workers
@@ -157,6 +163,9 @@ def preprocessing(splits: DataSplits) -> dict[str, Any]:
 def selection_note(splits: DataSplits) -> str:
     if splits.validation is None:
         return "best.pt is the last epoch: there are no validation images to choose one by"
+    if one_kind(splits.validation.labels):
+        kind = "defective" if splits.validation.labels.any() else "defect-free"
+        return f"best.pt is the last epoch: all validation images are {kind}, and AP compares both kinds"
     return "best.pt is the epoch of the highest validation AP"
 
 
@@ -164,6 +173,11 @@ def print_found(plan: Plan) -> None:
     """What lies in the folder, before the minutes that reading it may take."""
     for number, line in enumerate(plan.found):
         print(f"{'  ' if number else ''}{line}", flush=True)
+
+
+def one_kind(labels: np.ndarray) -> bool:
+    """Whether all images are defective or all are not: there is no AP then."""
+    return bool((labels == labels[0]).all())
 
 
 def print_heading(
@@ -192,13 +206,9 @@ def print_heading(
 @contextlib.contextmanager
 def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
     """Whatever ends a run early, it can be continued, or has left nothing behind. SIGTERM counts as Ctrl-C."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with terminable():
+            yield
     except KeyboardInterrupt:
         if not folder.last.is_file():
             raise KeyboardInterrupt("interrupted before the first checkpoint: nothing was kept") from None
@@ -207,7 +217,6 @@ def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
             f"interrupted {where}; to continue: python -m mffpa_ext.train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
         folder.discard_unless_started()
 
 

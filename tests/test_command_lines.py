@@ -15,7 +15,9 @@ from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.datasets import CheckConfig
 from mffpa_ext.evaluate import EvaluateConfig
+from mffpa_ext.predict import PredictConfig
 from mffpa_ext.summary import SummaryConfig
+from mffpa_ext.threshold import ThresholdConfig
 from mffpa_ext.training.config import TrainConfig
 
 TINY = ("--synthetic-train", "16", "--synthetic-test", "8", "--image-size", "32x32", "--timing-images", "2")
@@ -188,6 +190,9 @@ def test_default_folders_are_below_runs(here: Path, command: Callable) -> None:
         ("--lr nan", "--lr: expected a finite number"),
         ("--seed -1", "--seed: expected 0 to 2^63 - 1, got -1"),
         ("--theta -1", "--theta"),
+        ("--threshold-rule luck", "--threshold-rule: invalid choice: 'luck'"),
+        ("--threshold-fpr 1", "--threshold-fpr: expected 0 to below 1, got 1.0"),
+        ("--threshold-margin -1", "--threshold-margin: expected 0 or more, got -1.0"),
         ("--batch-size 0", "--batch-size"),
         ("--cache-memory inf", "--cache-memory"),
         ("--workers -1", "--workers"),
@@ -262,8 +267,8 @@ def test_wrong_flags_of_evaluate(arguments: str, named: str, run: Path, here: Pa
 
 # the console script
 
-CONFIGS = {"train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "datasets": (CheckConfig,),
-           "summary": (SummaryConfig,)}
+CONFIGS = {"train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "threshold": (ThresholdConfig,),
+           "predict": (PredictConfig,), "datasets": (CheckConfig,), "summary": (SummaryConfig,)}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -272,6 +277,8 @@ def test_help_mentions_every_flag(name: str, command: Callable) -> None:
     assert (code, err) == (0, "") and out.startswith(f"usage: python -m mffpa_ext.{name} ")
     for field in (field for config in CONFIGS[name] for field in dataclasses.fields(config)):
         assert f"--{field.name.replace('_', '-')}" in out
+    if name == "predict":
+        assert "-0, --null" in out and "IMAGE|DIR|-" in out
     if name == "train":
         assert "--config FILE" in out and "--resume RUN" in out
 

@@ -99,6 +99,31 @@ def test_a_folder_is_described_trained_and_evaluated(
         shutil.rmtree(here / name)
 
 
+def test_predict_and_threshold_take_the_folder_as_the_training_did(
+    parts: Path, here: Path, train: Callable, command: Callable
+) -> None:
+    """12-bit images among others, a split of one's own, validation images of one kind and one of them damaged."""
+    defects = [f"defect/größe {number}.png" for number in range(6)]
+    split = dict.fromkeys([f"good/{number}.png" for number in range(6)] + defects[:4], "train")
+    split |= dict.fromkeys([f"good/{number}.png" for number in range(6, 9)], "val")
+    split |= dict.fromkeys([f"good/{number}.png" for number in range(9, 12)] + defects[4:], "test")
+    (here / "split.csv").write_text("name,part\n" + "".join(f"{name},{part}\n" for name, part in split.items()))
+    (parts / "good" / "7.png").write_bytes(b"")
+    code, out, err = train("--bit-depth", 12, "--split-file", "split.csv", "--on-bad-image", "skip")
+    assert (code, err) == (0, "") and "all validation images are defect-free" in out
+    code, out, err = command("threshold", "--checkpoint", "run/best.pt")
+    assert (code, err) == (0, "") and out.startswith("validation: 0 defective, 2 defect-free images")
+    assert command("threshold", "--checkpoint", "run/best.pt", "--on-bad-image", "error")[0] == 2
+
+    tested = {row["name"]: float(row["score"]) for row in rows(here / "run" / "predictions.csv")}
+    assert {"good/11.png", "defect/größe 5.png"} < set(tested)  # those of 12 bits
+    code, out, err = command("predict", "--checkpoint", "run/best.pt", *(parts / name for name in tested),
+                             "--masks", parts / "masks", "--output", "predicted")
+    assert code == 0
+    for row, score in zip(rows(here / "predicted" / "predictions.csv"), tested.values(), strict=True):
+        assert float(row["score"]) == pytest.approx(score, abs=1e-4) and row["error"] == "" and row["overlay"]
+
+
 def test_bad_images_end_it_or_are_listed(parts: Path, here: Path, train: Callable, command: Callable) -> None:
     (parts / "good" / "0.png").write_bytes(b"")
     (parts / "good" / "1.png").write_text("no image")

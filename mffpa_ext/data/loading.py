@@ -98,8 +98,8 @@ def load_plan(plan: Plan, progress: bool = True) -> DataSplits:
               for part, records in (("training", plan.train), ("validation", plan.validation), ("test", plan.test))}
     skipped, notes = _left_out(loaded.values(), config)
     for part, dataset in loaded.items():
-        if dataset is not None and dataset.bad:
-            _need_both_kinds(dataset.records, f"usable {part}", config)
+        if dataset is not None:
+            _need_usable(dataset, part, config)
     if config.validate_on == "test":
         loaded["validation"] = loaded["test"]
     return DataSplits(*loaded.values(), plan.channels, config.image_size, plan.official, plan.notes + notes, skipped)
@@ -129,8 +129,7 @@ def load_part(config: DataConfig, seed: int, part: str, channels: int | None = N
     budget = PixelBudget(config.cache_memory)
     dataset = _dataset(records, "test" if on_test else part, config, channels, budget, progress)
     notes += _left_out([dataset], config)[1]
-    if dataset.bad:
-        _need_both_kinds(dataset.records, f"usable {part}", config)
+    _need_usable(dataset, "test" if on_test else part, config)
     return DataPart(dataset, layout.official, notes)
 
 
@@ -163,7 +162,6 @@ def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record],
     if validation:
         # Items that stay together may take all images of a kind to one side.
         _need_both_kinds(train, "remaining training", config)
-        _need_both_kinds(validation, "validation", config)
     return train, validation
 
 
@@ -198,9 +196,17 @@ def _validation_notes(layout: Layout, validation: list[Record], config: DataConf
 _REMEDIES = {
     "training": "the network learns from both: add images of the missing kind, or choose another part of the data",
     "remaining training": "the network learns from both: give another --val-fraction or --seed",
-    "validation": "AP and AUC compare both: give another --val-fraction or --seed, or --val-fraction 0",
     "test": "AP and AUC compare both: add images of the missing kind, or choose another part of the data",
 }
+
+
+def _need_usable(dataset: DefectDataset, part: str, config: DataConfig) -> None:
+    """Raises UserError where the bad images are those that a part cannot do without.
+
+    Validation images of one kind choose no epoch, but a threshold.
+    """
+    if dataset.bad and (part != "validation" or not len(dataset)):
+        _need_both_kinds(dataset.records, f"usable {part}", config)
 
 
 def _need_both_kinds(records: list[Record], part: str, config: DataConfig) -> None:

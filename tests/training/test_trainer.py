@@ -132,6 +132,17 @@ def test_best_is_the_epoch_of_the_highest_validation_ap(make_trainer: Callable, 
     assert [row["val_ap"] for row in last["log"]] == [0.5, 0.7, 0.7, 0.7, 0.6]
 
 
+def test_without_an_ap_best_is_the_last_epoch_with_its_threshold(make_trainer: Callable, folder: RunFolder) -> None:
+    thresholds = iter([0.3, 0.6])
+    make_trainer(epochs=2, validate=lambda model: Validation(None, None, next(thresholds), {"rule": "fpr"})).fit()
+    best = read_training_state(folder.best)
+    assert (best["epoch"], best["threshold"], best["operating_point"]) == (2, 0.6, {"rule": "fpr"})
+    assert best["best"] == {"epoch": 2, "ap": None, "auc": None} and best["log"][-1]["val_ap"] is None
+    continued = make_trainer(epochs=2)
+    continued.load_state_dict(best)
+    assert continued.operating_point == {"rule": "fpr"}
+
+
 def test_the_best_so_far_survives_a_resume(make_trainer: Callable, folder: RunFolder) -> None:
     first = make_trainer(epochs=2, validate=lambda model: Validation(0.9, 0.9, 0.4))
     interrupt_at(first, epoch=2, step=1)
