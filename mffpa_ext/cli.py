@@ -10,6 +10,7 @@ from mffpa_ext.errors import UserError
 COMMANDS = {
     "train": "train a network, evaluate it on the test images",
     "evaluate": "metrics and inference time of a checkpoint",
+    "reproduce": "the paper's tables, each value beside the published one",
     "summary": "parameters and operations of the networks",
 }
 
