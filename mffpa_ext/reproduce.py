@@ -82,9 +82,7 @@ def main(arguments: list[str]) -> None:
         print("\n".join(describe(plan, config.jobs)))
         estimate(plan, config.jobs, devices[0])
         return
-    if config.data_root is None or not Path(config.data_root).is_dir():
-        raise UserError(f"--data-root: expected the folder of the data set {plan.table.dataset}, "
-                        f"{'none was given' if config.data_root is None else f'found no folder {config.data_root}'}")
+    check(pending(plan), config)
     with output_lock(Path(config.output)):
         reproduce(plan, config.jobs, [str(device) for device in devices], command)
 
@@ -132,7 +130,6 @@ def choices(config: ReproduceConfig, overrides: dict[str, Any]) -> Choices:
 
 def reproduce(plan: Plan, jobs: int, devices: list[str], command: str) -> None:
     """Runs what is not finished, and prints the table. Ends with exit code 1 where a run failed."""
-    check_plan(plan)
     print("\n".join(describe(plan, jobs)), flush=True)
     write_results(plan, command)
     runs = pending(plan)
@@ -141,7 +138,6 @@ def reproduce(plan: Plan, jobs: int, devices: list[str], command: str) -> None:
     try:
         runner.run(runs)
     except KeyboardInterrupt:
-        progress.close()
         raise KeyboardInterrupt(f"interrupted: {runner.finished} of {len(runs)} runs were finished; to continue: "
                                 f"{command}") from None
     finally:
@@ -152,9 +148,12 @@ def reproduce(plan: Plan, jobs: int, devices: list[str], command: str) -> None:
         raise SystemExit(1)
 
 
-def check_plan(plan: Plan) -> None:
+def check(runs: list[Run], config: ReproduceConfig) -> None:
     """Raises UserError for what would make every run fail in the same way."""
-    for run in {run.settings["model"]: run for run in plan.wanted()}.values():
+    if runs and (config.data_root is None or not Path(config.data_root).is_dir()):
+        raise UserError(f"--data-root: expected the folder of the data set {runs[0].settings['dataset']}, "
+                        f"{'none was given' if config.data_root is None else f'found no folder {config.data_root}'}")
+    for run in {run.settings["model"]: run for run in runs}.values():
         data = resolve_data(flags.build(DataConfig, run.settings))
         check_size(data, flags.build(TrainConfig, run.settings))
 

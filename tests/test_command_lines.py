@@ -14,6 +14,7 @@ from mffpa_ext import cli
 from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.evaluate import EvaluateConfig
+from mffpa_ext.reproduce import ReproduceConfig
 from mffpa_ext.summary import SummaryConfig
 from mffpa_ext.training.config import TrainConfig
 
@@ -261,7 +262,10 @@ def test_wrong_flags_of_evaluate(arguments: str, named: str, run: Path, here: Pa
 
 # the console script
 
-CONFIGS = {"train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "summary": (SummaryConfig,)}
+CONFIGS = {
+    "train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "reproduce": (ReproduceConfig,),
+    "summary": (SummaryConfig,)
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

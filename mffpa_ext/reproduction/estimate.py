@@ -28,7 +28,7 @@ class Shape:
     """What the time of a step depends on. batch: images a step, size: H×W."""
 
     model: str
-    attention: str
+    attention: str | None
     channels: int
     size: tuple[int, int]
     batch: int
@@ -38,14 +38,15 @@ class Shape:
     def __str__(self) -> str:
         images = "x".join(map(str, (self.batch, self.channels, *self.size)))
         stop = "" if self.gradient_stop else ", gradient stop off"
-        return f"{self.model} ({self.attention}), {images}, {self.precision}{stop}"
+        name = f"{self.model} ({self.attention})" if self.attention else self.model
+        return f"{name}, {images}, {self.precision}{stop}"
 
     @classmethod
     def of(cls, run: Run) -> Shape:
         settings = {**run.settings, "data_root": run.settings["data_root"] or "."}
         data = resolve_data(flags.build(DataConfig, settings))
         training = resolve_training(flags.build(TrainConfig, settings), data.dataset, data.num_segmented != 0)
-        return cls(training.model, training.attention, FACTS[data.dataset].channels, data.image_size,
+        return cls(training.model, settings.get("attention"), FACTS[data.dataset].channels, data.image_size,
                    training.batch_size, training.precision, training.gradient_stop == "on")
 
 
@@ -74,7 +75,7 @@ def total_seconds(runs: Sequence[Run], times: dict[Shape, Times]) -> float:
 def _time(shape: Shape, device: torch.device) -> Times:
     # On a CPU a batch takes as long as its images one by one, which need less memory.
     batch = shape.batch if device.type == "cuda" else 1
-    model = create_model(shape.model, shape.channels, shape.attention, shape.gradient_stop)
+    model = create_model(shape.model, shape.channels, shape.attention or "ca", shape.gradient_stop)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     images = torch.rand(batch, shape.channels, *shape.size, device=device).contiguous(memory_format=torch.channels_last)
