@@ -1,10 +1,10 @@
 """`python -m mffpa_ext.reproduce --table N`: the paper's tables on your machine, each value beside the published one.
 
 Tables 1 to 8 are grids of trainings (data set, number of pixel masks N, network, weights of the pyramid). Every cell
-trains and evaluates all of its folds or classes and averages them. Finished runs are never repeated, interrupted ones go
-on, one that fails does not stop the others. Tables that share a run share its folder. OUTPUT/table-N/ receives
-results.json and table.md after every run; under another protocol than the published one (other settings, splits drawn by
-the seed, some folds) OUTPUT/table-N-deviating-.../ does. Table 9 measures the four networks and trains nothing.
+trains and evaluates all of its folds or classes and averages them. Finished runs are never repeated, interrupted ones
+go on, one that fails does not stop the others. Tables that share a run share its folder. OUTPUT/table-N/ receives
+results.json and table.md after every run; under another protocol than the published one (other settings, splits drawn
+by the seed, some of the folds) OUTPUT/table-N-deviating-.../ does. Table 9 measures the four networks, trains nothing.
 
 The settings of `train` are the published ones; any of its flags below replaces them, and the table says so.
 """
@@ -58,10 +58,10 @@ class ReproduceConfig:
     table: int | None = flag(None, "table of the paper (required)", choices=tuple(range(1, 10)))
     data_root: str | None = flag(None, "folder of the table's data set as its owner publishes it")
     splits: str | None = flag(
-        None, "folder of the split files published with MixSup, with KSDD, DAGM, KSDD2 and STEEL in it; without it what "
-              "they fix is drawn by the seed, and the table says so")
+        None, "folder of the split files published with MixSup, with KSDD, DAGM, KSDD2 and STEEL in it; without it "
+              "what they fix is drawn by the seed, and the table says so")
     cells: str | None = flag(None, f"cells to run, default all: {GRAMMAR}")
-    seeds: int = flag(1, "runs of every cell, with seeds 0, 1, ...; more can be added later")
+    seeds: int = flag(1, "runs of every fold or class, with seeds 0, 1, ...; more can be added later")
     jobs: int = flag(1, "trainings side by side, which share the CPU threads")
     folds: str | None = flag(None, "KSDD: only these folds, such as 0,2; default: all 3")
     classes: str | None = flag(None, "DAGM: only these classes, such as 1,7; default: all 10")
@@ -187,9 +187,11 @@ def describe(plan: Plan, jobs: int) -> list[str]:
 
 
 def estimate(plan: Plan, jobs: int, device: torch.device) -> None:
-    left = pending(plan)
+    """Prints what a step takes here, and the whole plan."""
+    left, threads = pending(plan), torch.get_num_threads()
     torch.set_num_threads(threads_per_job(jobs))
     times = time_shapes(left, device)
+    torch.set_num_threads(threads)
     for shape, measured in times.items():
         print(f"{shape}: {measured.step:.3f} s a step, {measured.image:.3f} s an image scored ({device})")
     seconds = total_seconds(left, times)

@@ -103,7 +103,8 @@ def make_plan(table: Table, choices: Choices) -> Plan:
                 runs[cell, seed, part.number] = run
                 effective |= changed
     deviations = _deviations(protocol, parts, choices, effective)
-    return Plan(table, selected, parts, choices.seeds, runs, _folder(table, choices.output, deviations), deviations)
+    folder = _folder(table, parts, choices, effective, plain=not deviations)
+    return Plan(table, selected, parts, choices.seeds, runs, folder, deviations)
 
 
 def _run(dataset: str, cell: Cell, part: Part, seed: int, split: Path | None, overrides: dict[str, Any],
@@ -185,14 +186,17 @@ def _deviations(protocol: Protocol, parts: tuple[Part, ...], choices: Choices, e
     if effective.get("resplit"):
         lines.append("unofficial split: the images that are there, half and half by the seed (--resplit)")
     elif choices.splits is None:
-        lines.append("no --splits: what the split files of MixSup fix (folds of KSDD, lists of STEEL, which images have "
+        lines.append("no --splits: what MixSup's split files fix (folds of KSDD, lists of STEEL, which images have "
                      "their mask) is drawn by the seed")
     return lines
 
 
-def _folder(table: Table, output: Path, deviations: list[str]) -> Path:
+def _folder(table: Table, parts: tuple[Part, ...], choices: Choices, effective: dict[str, Any], plain: bool) -> Path:
     """Results under another protocol have a folder of their own: a trial never overwrites a reproduction."""
-    if not deviations:
-        return output / f"table-{table.number}"
-    digest = hashlib.sha256(json.dumps(deviations).encode()).hexdigest()[:8]
-    return output / f"table-{table.number}-deviating-{digest}"
+    if plain:
+        return choices.output / f"table-{table.number}"
+    given = choices.overrides or {}
+    protocol = [effective, given.get("recipe"), given.get("steel_positives"), choices.splits is not None,
+                [part.number for part in parts]]
+    digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:8]
+    return choices.output / f"table-{table.number}-deviating-{digest}"

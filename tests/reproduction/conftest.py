@@ -80,7 +80,8 @@ def is_running(folder: Path) -> bool:
     """Whether some process works on a run below the folder."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if os.fsencode(folder) in (process / "cmdline").read_bytes() and "stub" in (process / "cmdline").read_text():
+            command = (process / "cmdline").read_bytes()
+            if os.fsencode(folder) in command and b"stub_trainer" in command:
                 return True
         except OSError:
             continue

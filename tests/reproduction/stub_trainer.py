@@ -1,7 +1,7 @@
 """Takes the flags of `train`, keeps its promises about files and signals, and trains nothing.
 
-Its metrics follow from its settings. STUB_SECONDS: of an epoch. STUB_FAIL: a flag such as --fold=1, with which it fails.
-STUB_DIE: with which it kills itself in its first epoch. Started as a file, it needs no torch, and starts in no time.
+Its metrics follow from its settings. STUB_SECONDS: of an epoch. STUB_FAIL: a flag such as --fold=1, with which it
+fails. STUB_DIE: with which it kills itself in its first epoch. As a file it needs no torch, and starts in no time.
 """
 
 import importlib.util

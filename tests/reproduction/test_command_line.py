@@ -48,7 +48,7 @@ def test_a_table_from_beginning_to_end_and_again(reproduce: Callable, stub: pyte
     assert sum(line.startswith("[") and "/6] ksdd N=" in line for line in lines) == 6
     table = next(Path("reproduction").glob("table-1-deviating-*/table.md"))
     assert table.read_text() in out and lines[-1] == f"table: {table}"
-    assert "| N=33 | MFFPA   |          | 99.9 |               | 100    | 100  | 100   | 61.00 | -39.00     | 3/3 " in out
+    assert "| 99.9 |               | 100    | 100  | 100   | 61.00 | -39.00     | 3/3 " in out
     assert "KSDD holds two items twice" in out
     assert results()["command"] == ("python -m mffpa_ext.reproduce --table 1 --data-root . --cells N=0,33 --jobs 3 "
                                     "--epochs 2")
