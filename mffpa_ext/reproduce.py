@@ -190,10 +190,11 @@ def estimate(plan: Plan, jobs: int, device: torch.device) -> None:
     """Prints what a step takes here, and the whole plan."""
     left, threads = pending(plan), torch.get_num_threads()
     torch.set_num_threads(threads_per_job(jobs))
-    times = time_shapes(left, device)
+    times = {}
+    for shape, measured in time_shapes(left, device):
+        times[shape] = measured
+        print(f"{shape}: {measured.step:.3f} s a step, {measured.image:.3f} s an image scored ({device})", flush=True)
     torch.set_num_threads(threads)
-    for shape, measured in times.items():
-        print(f"{shape}: {measured.step:.3f} s a step, {measured.image:.3f} s an image scored ({device})")
     seconds = total_seconds(left, times)
     apart = "" if jobs == 1 else f" ({duration(seconds)} one by one, and as if {jobs} did not slow each other down)"
     print(f"estimate: {duration(seconds / min(jobs, max(len(left), 1)))}{apart}")

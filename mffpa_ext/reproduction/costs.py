@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from mffpa_ext import __version__
 from mffpa_ext.evaluation.timing import WARM_UP, summarize, time_passes
@@ -38,9 +39,12 @@ def measure(size: tuple[int, int], images: int, precision: str, device: str, com
     times: dict[str, list[float]] = {name: [] for name in models}
     for predictor in predictors.values():
         passes(predictor, WARM_UP)
-    for turn in range(_ROUNDS):
-        for name, predictor in predictors.items():
-            times[name] += passes(predictor, images * (turn + 1) // _ROUNDS - images * turn // _ROUNDS)
+    with tqdm(total=images * len(models), desc="inference time", unit="img", disable=None, leave=False) as bar:
+        for turn in range(_ROUNDS):
+            count = images * (turn + 1) // _ROUNDS - images * turn // _ROUNDS
+            for name, predictor in predictors.items():
+                times[name] += passes(predictor, count)
+                bar.update(count)
     timings = {name: summarize(predictors[name], times[name], "model") for name in models}
     rows = []
     for row in TABLE_9:
@@ -69,8 +73,8 @@ def render(results: dict[str, Any]) -> str:
         "# Table 9: parameters, operations and speed", "",
         f"Images of 3x{height}x{width}. MACs: multiply-accumulates of convolutions and linear layers, which the paper "
         f"calls FLOPs. FPS (Eq. 8): {timing['images']} single images, model alone, {timing['precision']}, "
-        f"{timing['device']}, {timing['threads']} threads, all networks on the operators of this package; the paper's on "
-        f"a GTX 1080 Ti. In brackets: ratio to the baseline.", "",
+        f"{timing['device']}, {timing['threads']} threads, all networks on the operators of this package; the paper's "
+        f"on a GTX 1080 Ti. In brackets: ratio to the baseline.", "",
     ]
     if (height, width) != TABLE_9_SIZE:
         lines += [f"**Not the published size**, which is 3x{TABLE_9_SIZE[0]}x{TABLE_9_SIZE[1]}.", ""]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +58,10 @@ class Times:
     image: float
 
 
-def time_shapes(runs: Sequence[Run], device: torch.device) -> dict[Shape, Times]:
-    """Measures every distinct shape among the runs."""
-    return {shape: _time(shape, device) for shape in dict.fromkeys(Shape.of(run) for run in runs)}
+def time_shapes(runs: Sequence[Run], device: torch.device) -> Iterator[tuple[Shape, Times]]:
+    """Measures every distinct shape among the runs, one after another."""
+    for shape in dict.fromkeys(Shape.of(run) for run in runs):
+        yield shape, _time(shape, device)
 
 
 def total_seconds(runs: Sequence[Run], times: dict[Shape, Times]) -> float:
