@@ -173,17 +173,22 @@ def describe(plan: Plan, jobs: int) -> list[str]:
     """The plan for people."""
     wanted, left = plan.wanted(), pending(plan)
     begun = [run for run in left if run.epochs_done()]
-    epochs = sum(run.epochs for run in left) - sum(run.epochs_done() for run in left)
+    epochs = sum(run.epochs - run.epochs_done() for run in left)
     steps = sum(run.steps - run.steps_done() for run in left)
+    megabytes = len(left) * _CHECKPOINT
     lines = [
         f"Table {plan.table.number} ({plan.table.title}): {len(plan.selected)} of {len(plan.cells)} cells x "
-        f"{len(plan.parts)} {'part' if len(plan.parts) == 1 else 'parts'} x {plan.seeds} "
-        f"{'seed' if plan.seeds == 1 else 'seeds'} = {len(wanted)} runs: {len(wanted) - len(left)} finished, "
-        f"{len(begun)} begun, {len(left) - len(begun)} new",
-        f"left: {epochs:,} epochs, {steps:,} steps; {len(left) * _CHECKPOINT / 1000:.1f} GB of checkpoints; "
-        f"{jobs} at a time with {threads_per_job(jobs)} threads each; logs and runs: {plan.runs_folder}",
+        f"{_count(len(plan.parts), 'part')} x {_count(plan.seeds, 'seed')} = {_count(len(wanted), 'run')}: "
+        f"{len(wanted) - len(left)} finished, {len(begun)} begun, {len(left) - len(begun)} new",
+        f"left: {_count(epochs, 'epoch')}, {_count(steps, 'step')}; "
+        f"{f'{megabytes} MB' if megabytes < 1000 else f'{megabytes / 1000:.1f} GB'} of checkpoints; {jobs} at a time "
+        f"with {_count(threads_per_job(jobs), 'thread')} each; logs and runs: {plan.runs_folder}",
     ]
     return lines + [f"not the published protocol: {line}" for line in plan.deviations]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def estimate(plan: Plan, jobs: int, device: torch.device) -> None:

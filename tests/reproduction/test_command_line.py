@@ -43,7 +43,7 @@ def test_a_table_from_beginning_to_end_and_again(reproduce: Callable, stub: pyte
     lines = out.splitlines()
     assert lines[0] == ("Table 1 (KolektorSDD, AP): 2 of 6 cells x 3 parts x 1 seed = 6 runs: "
                         "0 finished, 0 begun, 6 new")
-    assert lines[1].startswith("left: 12 epochs, 832 steps; 0.3 GB of checkpoints; 3 at a time with ")
+    assert lines[1].startswith("left: 12 epochs, 832 steps; 270 MB of checkpoints; 3 at a time with ")
     assert lines[2] == "not the published protocol: settings --epochs=2"
     assert sum(line.startswith("[") and "/6] ksdd N=" in line for line in lines) == 6
     table = next(Path("reproduction").glob("table-1-deviating-*/table.md"))
@@ -88,7 +88,7 @@ def test_the_plan_and_its_time_without_images(reproduce: Callable, monkeypatch: 
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert "2 of 15 cells x 1 part x 1 seed = 2 runs" in lines[0]
-    assert lines[1].startswith("left: 100 epochs, 49,200 steps; 0.1 GB of checkpoints; 2 at a time with ")
+    assert lines[1].startswith("left: 100 epochs, 49,200 steps; 90 MB of checkpoints; 2 at a time with ")
     for name in ("pa (se), 1x3x32x32, fp32: ", "pa (ca), 1x3x32x32, fp32: "):
         assert sum(line.startswith(name) and " s a step, " in line for line in lines) == 1
     assert lines[-1].startswith("estimate: ") and "one by one, and as if 2 did not slow each other down" in lines[-1]

@@ -1,12 +1,16 @@
 """What a table is made of, and what its runs share."""
 
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
+from mffpa_ext import train
+from mffpa_ext.data.config import DataConfig
 from mffpa_ext.errors import UserError
 from mffpa_ext.reproduction.plan import Choices, make_plan
+from mffpa_ext.reproduction.runs import State
 from mffpa_ext.reproduction.tables import TABLES
 
 
@@ -48,6 +52,18 @@ def test_a_run_s_arguments(plan: Callable) -> None:
     assert (run.epochs, run.steps) == (2, 2 * 2 * 36)
     run = plan(5, cells="N=0,model=mff").wanted()[0]
     assert "attention" not in run.settings and "fold" not in run.settings and "dagm_class" not in run.settings
+
+
+@pytest.mark.parametrize("table", [1, 2, 3, 5, 7])
+def test_train_takes_every_run_s_arguments(table: int, plan: Callable) -> None:
+    known = next(field for field in fields(DataConfig) if field.name == "dataset").metadata["choices"]
+    if TABLES[table].dataset not in known:
+        pytest.skip(f"this version reads no {TABLES[table].dataset}")
+    for run in plan(table, seeds=2, overrides={"image_size": (352, 128), "precision": "bf16"}).wanted():
+        data, training, _ = train.parse(run.arguments(State.NEW, "cpu"))
+        parsed = {**asdict(data), **asdict(training)}
+        assert {name: parsed[name] for name in run.determined_by} == run.determined_by
+        assert (training.output, training.device) == (str(run.path), "cpu")
 
 
 def test_the_largest_n_means_all_masks_where_the_seed_draws_the_split(plan: Callable, splits: Path) -> None:
