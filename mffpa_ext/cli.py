@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "metrics and inference time of a checkpoint",
     "threshold": "the score from which on an image counts as defective",
     "predict": "score, decision and heat map of image files",
+    "reproduce": "the paper's tables, each value beside the published one",
     "datasets": "compare a folder with a published data set, name every damaged or missing file",
     "summary": "parameters and operations of the networks",
 }

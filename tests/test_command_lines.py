@@ -16,6 +16,7 @@ from mffpa_ext.data.config import DataConfig
 from mffpa_ext.datasets import CheckConfig
 from mffpa_ext.evaluate import EvaluateConfig
 from mffpa_ext.predict import PredictConfig
+from mffpa_ext.reproduce import ReproduceConfig
 from mffpa_ext.summary import SummaryConfig
 from mffpa_ext.threshold import ThresholdConfig
 from mffpa_ext.training.config import TrainConfig
@@ -267,8 +268,11 @@ def test_wrong_flags_of_evaluate(arguments: str, named: str, run: Path, here: Pa
 
 # the console script
 
-CONFIGS = {"train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "threshold": (ThresholdConfig,),
-           "predict": (PredictConfig,), "datasets": (CheckConfig,), "summary": (SummaryConfig,)}
+CONFIGS = {
+    "train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "threshold": (ThresholdConfig,),
+    "predict": (PredictConfig,), "reproduce": (ReproduceConfig,), "datasets": (CheckConfig,),
+    "summary": (SummaryConfig,),
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

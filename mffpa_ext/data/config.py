@@ -67,10 +67,11 @@ class DataConfig:
     synthetic_test: int = flag(300, "synthetic: number of test images, half of them defective")
 
 
-_OF_ONE_DATASET = {"dagm_class": "dagm", "resplit": "dagm", "fold": "ksdd", "steel_positives": "steel",
-                   "synthetic_train": "synthetic", "synthetic_test": "synthetic",
-                   "good_folder": "folder", "defect_folder": "folder", "mask_folder": "folder",
-                   "mask_threshold": "folder", "channels": "folder", "bit_depth": "folder", "test_fraction": "folder"}
+# Fields that mean nothing for another data set.
+OF_ONE_DATASET = {"dagm_class": "dagm", "resplit": "dagm", "fold": "ksdd", "steel_positives": "steel",
+                  "synthetic_train": "synthetic", "synthetic_test": "synthetic",
+                  "good_folder": "folder", "defect_folder": "folder", "mask_folder": "folder",
+                  "mask_threshold": "folder", "channels": "folder", "bit_depth": "folder", "test_fraction": "folder"}
 _DEFAULTS = {field.name: field.default for field in fields(DataConfig)}
 
 
@@ -161,7 +162,7 @@ def _check_ranges(config: DataConfig) -> None:
         raise UserError("--validate-on test and --val-fraction above 0 exclude each other: give one of them")
     if config.val_fraction > 0 and FACTS[config.dataset].has_validation:
         raise UserError(f"--val-fraction: {config.dataset} has a validation list of its own: leave it out")
-    for name, dataset in _OF_ONE_DATASET.items():
+    for name, dataset in OF_ONE_DATASET.items():
         # Else a fold or a class that changes nothing is taken for one that did. A default given in words is harmless.
         if config.dataset != dataset and getattr(config, name) != _DEFAULTS[name]:
             raise UserError(f"--{name.replace('_', '-')} is for --dataset {dataset}, not for {config.dataset}: "
