@@ -107,7 +107,8 @@ def _changes(earlier: Mapping[str, str], names: list[str], root: str, test_only:
     added = [name for name in names if name not in earlier]
     if not added:
         return []
-    return [f"{len(added)} images came after the split of the training and are not used: {listed(added, 5)}"]
+    return [f"{len(added)} images came after the split of the training, or were left out of it, and are not used: "
+            f"{listed(added, 5)}"]
 
 
 def _counts(parts: Mapping[str, str]) -> str:

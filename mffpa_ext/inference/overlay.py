@@ -132,7 +132,8 @@ def _line_height(size: int) -> int:
 
 def _shortened(text: str, width: int) -> str:
     """The end of a name that is too long: beginnings are what the names of a folder have in common."""
-    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    # Pillow's own font has ASCII alone: other characters are written out, as boxes would make names alike.
+    text = "".join(character if " " <= character <= "~" else ascii(character)[1:-1] for character in text)
     if _font(_SMALL).getlength(text) <= width:
         return text
     kept = len(text)

@@ -118,6 +118,10 @@ def ink(pixels: np.ndarray, rows: slice = slice(0, 32)) -> list[int]:
     return area[area.sum(axis=1).argmin()].tolist()
 
 
+def test_names_that_the_font_cannot_show_stay_apart() -> None:
+    assert (overlay((120, 300), name="ä.png") != overlay((120, 300), name="ö.png")).any()
+
+
 def test_the_title_tells_the_decision_by_colour_too() -> None:
     assert ink(overlay((120, 100))) == [178, 24, 24]
     assert ink(overlay((120, 100), decision="defect-free", score=0.1)) == [20, 110, 50]
