@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from mffpa_ext.errors import UserError
 
 
-def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> NoReturn:
-    """Runs a command line: exit code 0, 2 with one line on standard error for a UserError, 130 when interrupted.
+def run_command(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command line: exit code 0 or what `main` returns, 2 with one line on standard error for a UserError, 130
+    when interrupted.
 
     A KeyboardInterrupt may carry the line that is shown for it, such as how to go on.
     """
+    with contextlib.suppress(AttributeError):  # whoever replaced it has a stream of another kind
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text that can be printed
     try:
-        main(sys.argv[1:] if arguments is None else arguments)
+        code = main(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # else a reader that is gone is noticed only after the last `except`
     except UserError as error:
         _end(2, f"error: {error}")
@@ -32,7 +37,21 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         if not _out_of_memory(error):
             raise
         _end(2, "error: out of memory: lower the batch size or the image size")
-    sys.exit(0)
+    sys.exit(code or 0)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM counts as Ctrl-C inside."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _end(code: int, line: str) -> NoReturn:

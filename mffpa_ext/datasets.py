@@ -33,7 +33,7 @@ class CheckConfig:
     json: str | None = flag(None, "file for the counts and all problems; default: none is written")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     parser = flags.make_parser("python -m mffpa_ext.datasets", __doc__)
     parser.add_argument("action", choices=("check",), help="what to do")
     parser.add_argument("name", choices=CHECKED, help="data set")
@@ -54,8 +54,7 @@ def main(arguments: list[str]) -> None:
     print(printable("\n".join(lines(FACTS[name].title, examination))), flush=True)
     if config.json is not None:
         write_json(Path(config.json), as_dict(name, examination))
-    if examination.problems:
-        sys.exit(1)
+    return 1 if examination.problems else 0
 
 
 def check_json(path: str) -> None:

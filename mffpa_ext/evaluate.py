@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mffpa_ext import flags
 from mffpa_ext.command import run_command
+from mffpa_ext.data.bad_images import POLICIES
 from mffpa_ext.data.config import DataConfig
+from mffpa_ext.data.dataset import DataPart
 from mffpa_ext.data.loading import load_part
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation import evaluate_checkpoint
@@ -27,6 +29,9 @@ class EvaluateConfig:
     checkpoint: str | None = flag(None, "checkpoint of a run, such as runs/NAME/best.pt (required)")
     data_root: str | None = flag(None, "folder of the data set, where it is not the one of the training")
     split_file: str | None = flag(None, "split file, where it is not in the place of the training")
+    on_bad_image: str | None = flag(
+        None, "images that cannot be used: end with a list, or leave them out; default: the training's",
+        choices=POLICIES)
     part: str = flag("test", "images to evaluate", choices=("test", "validation"))
     precision: str | None = flag(None, "arithmetic; default: the training's", choices=tuple(PRECISIONS))
     device: str = flag("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
@@ -49,12 +54,10 @@ def main(arguments: list[str]) -> None:
         check_folder("--output", config.output)
     device = pick_device(config.device)
     state = read_checkpoint(config.checkpoint)
-    # Whatever the defaults are today.
-    trained_on = Preprocessing.of(state, config.checkpoint)
-    data = replace(data_config(state["config"], config), image_size=trained_on.image_size)
-    part = load_part(data, state["config"]["seed"], config.part, trained_on.channels)
+    part = load_trained_part(state, config, config.part)
     if part.dataset is None:
-        raise UserError("--part validation: this run had no validation images, see --val-fraction of train")
+        fraction = {"validation": "--val-fraction", "test": "--test-fraction"}[config.part]
+        raise UserError(f"--part {config.part}: this run had no {config.part} images, see {fraction} of train")
     precision = config.precision or state["config"]["precision"]
     report = evaluate_checkpoint(
         state,
@@ -72,10 +75,31 @@ def main(arguments: list[str]) -> None:
     print("\n".join(report.lines()))
 
 
-def data_config(trained: dict[str, Any], config: EvaluateConfig) -> DataConfig:
+class Places(Protocol):
+    """The settings of a command that reads a training's images again."""
+
+    checkpoint: str | None
+    data_root: str | None
+    split_file: str | None
+    on_bad_image: str | None
+    cache_memory: float
+
+
+def load_trained_part(state: dict[str, Any], places: Places, part: str) -> DataPart:
+    """The "test" or "validation" images of a checkpoint's training, prepared as they were then."""
+    # Whatever the defaults are today.
+    trained_on = Preprocessing.of(state, places.checkpoint)
+    data = replace(data_config(state["config"], places), image_size=trained_on.image_size)
+    # The images of the training, unless another split is asked for.
+    parts = state.get("parts") if places.split_file is None else None
+    return load_part(data, state["config"]["seed"], part, trained_on.channels, parts=parts)
+
+
+def data_config(trained: dict[str, Any], config: Places) -> DataConfig:
     """The training's data settings, with the places that may have moved since."""
     settings = flags.restored(trained)
-    moved = {name: getattr(config, name) for name in ("data_root", "split_file") if getattr(config, name) is not None}
+    moved = {name: getattr(config, name) for name in ("data_root", "split_file", "on_bad_image")
+             if getattr(config, name) is not None}
     return replace(flags.build(DataConfig, settings), **moved, cache_memory=config.cache_memory, workers=0)
 
 

@@ -14,7 +14,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,12 +31,17 @@ def make_parser(program: str, description: str) -> argparse.ArgumentParser:
     return _Parser(prog=program, description=description, allow_abbrev=False)
 
 
-def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
-    """Adds a flag for every field of the dataclasses. Absent flags stay absent from the parsed namespace."""
+def add_flags(parser: argparse.ArgumentParser, *configs: type, leave_out: Collection[str] = ()) -> None:
+    """Adds a flag for every field of the dataclasses. Absent flags stay absent from the parsed namespace.
+
+    leave_out: fields that get none.
+    """
     for config in configs:
         hints = typing.get_type_hints(config)
         group = parser.add_argument_group(config.__doc__.strip().splitlines()[0].rstrip("."))
         for field in dataclasses.fields(config):
+            if field.name in leave_out:
+                continue
             name = "--" + field.name.replace("_", "-")
             text = field.metadata["help"]
             if field.default is not None and field.default is not False:
@@ -53,6 +58,18 @@ def add_flags(parser: argparse.ArgumentParser, *configs: type) -> None:
                     shown = f"{choices[0]}..{choices[-1]}" if numbers else "|".join(map(str, choices))
                     parser_action |= {"choices": choices, "metavar": shown}
             group.add_argument(name, **options, **parser_action)
+
+
+def as_arguments(settings: dict[str, Any]) -> list[str]:
+    """Settings by field name as a command line that parses to them; None is left out, as its flag would be."""
+    arguments = []
+    for field, value in settings.items():
+        name = field.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            arguments.append(f"--{name}={_shown(value)}")  # one word, so that a value may begin with a dash
+    return arguments
 
 
 def read_config_file(path: str, *configs: type) -> dict[str, Any]:

@@ -8,21 +8,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from mffpa_ext import __version__, flags
-from mffpa_ext.command import run_command
+from mffpa_ext.command import run_command, terminable
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
 from mffpa_ext.data.dataset import DataSplits
-from mffpa_ext.data.loading import load_splits
+from mffpa_ext.data.loading import Plan, load_plan, plan_splits
 from mffpa_ext.errors import UserError
-from mffpa_ext.evaluation import compute_metrics, evaluate_checkpoint, score_dataset
+from mffpa_ext.evaluation import ThresholdRule, choose_threshold, compute_metrics, evaluate_checkpoint, score_dataset
 from mffpa_ext.inference import Predictor
 from mffpa_ext.models import DefectNetwork, create_model
 from mffpa_ext.precision import precision_notes
@@ -43,7 +43,12 @@ def main(arguments: list[str]) -> None:
     device = pick_device(training.device)
     check_size(data, training)
     folder = RunFolder(resume) if resume else RunFolder.choose(training.output, data.dataset, training.model)
-    splits = load_splits(data, training.seed)
+    kept = read_training_state(folder.last) if resume else {}
+    plan = plan_splits(data, training.seed, kept.get("parts"))
+    data = plan.config
+    print_found(plan)
+    check_size(data, training)  # the size may have been chosen just now
+    splits = load_plan(plan)
     positives = splits.train.labels == 1
     masks_used = bool((splits.train.annotated & positives).any())
     training = resolve_training(training, data.dataset, masks_used, int(positives.sum()))
@@ -54,24 +59,35 @@ def main(arguments: list[str]) -> None:
         "config": describe_config(data, training),
         "preprocessing": preprocessing(splits),
         "notes": notes,
+        "parts": plan.parts,
     }
+
+    rule = ThresholdRule(training.threshold_rule, training.threshold_fpr, training.threshold_margin)
 
     def validate(network: DefectNetwork) -> Validation:
         predictor = Predictor(network, training.precision, device)
         scores = score_dataset(predictor, splits.validation, training.eval_batch_size)
+        part = "test" if data.validate_on == "test" else "validation"
+        point = choose_threshold(scores.labels, scores.score, rule, part)
+        if one_kind(splits.validation.labels):
+            return Validation(None, None, point.threshold, point.as_dict())
         metrics = compute_metrics(scores.labels, scores.score)
-        return Validation(metrics.ap, metrics.auc, metrics.threshold)
+        return Validation(metrics.ap, metrics.auc, point.threshold, point.as_dict())
 
     trainer = Trainer(
         model, splits.train, training, device, folder, facts, validate if splits.validation else None, data.workers
     )
     if resume:
-        trainer.load_state_dict(read_training_state(folder.last))
+        trainer.load_state_dict(kept)
     with ending(trainer, folder):
         if not resume:
             folder.create(facts["config"], may_rename=training.output is None)
+            folder.write_lists(plan.parts, splits.skipped)
         print_heading(data, training, splits, device, notes + precision_notes(training.precision, device))
         trainer.fit()
+        if splits.test is None:
+            print(f"no test images, no evaluation: {folder.best} is trained and can predict\nrun folder: {folder.path}")
+            return
         report = evaluate_checkpoint(
             read_checkpoint(folder.best),
             splits.test,
@@ -117,7 +133,9 @@ def make_model(config: TrainConfig, splits: DataSplits) -> DefectNetwork:
 
 
 def check_size(data: DataConfig, training: TrainConfig) -> None:
-    """Raises UserError for images that are too small for the network."""
+    """Raises UserError for images that are too small for the network. A size still open is let through."""
+    if data.image_size is None:
+        return
     with torch.device("meta"):  # a network without weights
         smallest = create_model(training.model, attention=training.attention).min_size
     height, width = data.image_size
@@ -138,13 +156,28 @@ def describe_config(data: DataConfig, training: TrainConfig) -> dict[str, Any]:
 
 def preprocessing(splits: DataSplits) -> dict[str, Any]:
     height, width = splits.image_size
-    return {"channels": splits.channels, "height": height, "width": width, "scale": 1 / 255}
+    return {"channels": splits.channels, "height": height, "width": width, "scale": 1 / 255,
+            "bit_depth": splits.train.bit_depth}
 
 
 def selection_note(splits: DataSplits) -> str:
     if splits.validation is None:
         return "best.pt is the last epoch: there are no validation images to choose one by"
+    if one_kind(splits.validation.labels):
+        kind = "defective" if splits.validation.labels.any() else "defect-free"
+        return f"best.pt is the last epoch: all validation images are {kind}, and AP compares both kinds"
     return "best.pt is the epoch of the highest validation AP"
+
+
+def print_found(plan: Plan) -> None:
+    """What lies in the folder, before the minutes that reading it may take."""
+    for number, line in enumerate(plan.found):
+        print(f"{'  ' if number else ''}{line}", flush=True)
+
+
+def one_kind(labels: np.ndarray) -> bool:
+    """Whether all images are defective or all are not: there is no AP then."""
+    return bool((labels == labels[0]).all())
 
 
 def print_heading(
@@ -152,11 +185,13 @@ def print_heading(
 ) -> None:
     height, width = splits.image_size
     positives = splits.train.labels == 1
+    tested = "" if splits.test is None else (
+        f"test {int(splits.test.labels.sum())} + {int((splits.test.labels == 0).sum())}, "
+    )
     print(
         f"{data.dataset}{'' if splits.official else ' (unofficial split)'}: train {positives.sum()} defective "
         f"({int((positives & splits.train.annotated).sum())} with masks) + {(~positives).sum()} defect-free, "
-        f"test {int(splits.test.labels.sum())} + {int((splits.test.labels == 0).sum())}, "
-        f"images {splits.channels}x{height}x{width}"
+        f"{tested}images {splits.channels}x{height}x{width}"
     )
     print(
         f"{training.model}, recipe {training.recipe}: {training.epochs} epochs, "
@@ -171,13 +206,9 @@ def print_heading(
 @contextlib.contextmanager
 def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
     """Whatever ends a run early, it can be continued, or has left nothing behind. SIGTERM counts as Ctrl-C."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with terminable():
+            yield
     except KeyboardInterrupt:
         if not folder.last.is_file():
             raise KeyboardInterrupt("interrupted before the first checkpoint: nothing was kept") from None
@@ -186,7 +217,6 @@ def ending(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
             f"interrupted {where}; to continue: python -m mffpa_ext.train --resume {shlex.quote(str(folder.path))}"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
         folder.discard_unless_started()
 
 

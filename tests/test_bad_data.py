@@ -94,6 +94,61 @@ def test_a_damaged_file(
     assert err.count("\n") == 1 and list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("dataset, victims", [
+    ("ksdd", ["kos01/Part0.jpg", "kos03/Part0_label.bmp", "kos05/Part2_label.bmp"]),
+    ("dagm", ["Class1/Train/0003.PNG", "Class1/Test/0105.PNG"]),
+])
+def test_damaged_files_are_named_together_or_skipped(
+    dataset: str, victims: list[str], ksdd: Path, dagm: Path, here: Path, train: Callable
+) -> None:
+    root = {"ksdd": ksdd, "dagm": dagm}[dataset]
+    for victim in victims:
+        (root / victim).write_bytes(b"")
+    code, err = train(dataset, root)
+    assert code == 2 and err.count("\n") == 1 and all(str(root / victim) in err for victim in victims)
+    assert f"error: {len(victims)} of " in err and "--on-bad-image skip" in err and list(here.iterdir()) == []
+    assert train(dataset, root, "--on-bad-image", "skip") == (0, "")
+    reasons = (here / "run" / "skipped.csv").read_text()
+    assert reasons.count("\n") == 1 + len(victims) and all(str(root / victim) in reasons for victim in victims)
+    assert not (here / "run" / "split.csv").exists()
+
+
+def test_damaged_masks_and_images_of_ksdd2_are_named_together_or_skipped(
+    here: Path, tmp_path: Path, train: Callable
+) -> None:
+    root = tmp_path / "ksdd2"
+    write_ksdd2_part(root / "train", 10000, 3, 4)
+    write_ksdd2_part(root / "test", 20000, 2, 3)
+    victims = ["train/10000_GT.png", "train/10005.png", "test/20004_GT.png"]
+    for victim in victims:
+        (root / victim).write_bytes(b"")
+    code, err = train("ksdd2", root)
+    assert code == 2 and err.startswith("error: 3 of 12 images") and err.count("\n") == 1
+    assert all(str(root / victim) in err for victim in victims) and list(here.iterdir()) == []
+    assert train("ksdd2", root, "--on-bad-image", "skip") == (0, "")
+    assert (here / "run" / "skipped.csv").read_text().count("\n") == 4
+
+
+def test_damaged_rows_and_images_of_steel_are_named_together_or_skipped(
+    here: Path, tmp_path: Path, train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steel, "STEEL_TEST", Counts(2, 2))
+    monkeypatch.setattr(steel, "STEEL_VALIDATION", Counts(2, 2))
+    root = tmp_path / "steel"
+    write_steel(root, [(3,)] * 8, 8)
+    rows = (root / "train.csv").read_text().splitlines()
+    rows[1] = "d0.jpg,3,1 2 3"
+    (root / "train.csv").write_text("\n".join(rows))
+    (root / "train_images" / "g0.jpg").write_bytes(b"")
+    more = ("--steel-positives", "4", "--epochs", "1")
+    code, err = train("steel", root, *more)
+    assert code == 2 and err.startswith("error: 2 of 16 images") and err.count("\n") == 1
+    assert f"{root / 'train.csv'}, line 2 (d0.jpg): expected pairs" in err and f"{root}/train_images/g0.jpg: " in err
+    assert list(here.iterdir()) == []
+    assert train("steel", root, *more, "--on-bad-image", "skip") == (0, "")
+    assert (here / "run" / "skipped.csv").read_text().count("\n") == 3
+
+
 def test_no_defective_image(ksdd: Path, here: Path, train: Callable) -> None:
     for mask in ksdd.rglob("*_label.bmp"):
         write_gray(mask, np.zeros(SIZE, np.uint8))

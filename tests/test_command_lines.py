@@ -15,7 +15,10 @@ from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.datasets import CheckConfig
 from mffpa_ext.evaluate import EvaluateConfig
+from mffpa_ext.predict import PredictConfig
+from mffpa_ext.reproduce import ReproduceConfig
 from mffpa_ext.summary import SummaryConfig
+from mffpa_ext.threshold import ThresholdConfig
 from mffpa_ext.training.config import TrainConfig
 
 TINY = ("--synthetic-train", "16", "--synthetic-test", "8", "--image-size", "32x32", "--timing-images", "2")
@@ -92,7 +95,7 @@ def test_evaluate_writes_nothing_unasked(run: Path, here: Path, command: Callabl
 def test_evaluate_uses_the_stored_preprocessing(run: Path, here: Path, command: Callable) -> None:
     """Not the settings, which may name a default that has changed since."""
     state = torch.load(run / "best.pt")
-    assert state["preprocessing"] == {"channels": 1, "height": 32, "width": 32, "scale": 1 / 255}
+    assert state["preprocessing"] == {"channels": 1, "height": 32, "width": 32, "scale": 1 / 255, "bit_depth": 16}
     state["config"]["image_size"] = None
     torch.save(state, here / "best.pt")
     assert command("evaluate", "--checkpoint", "best.pt", "--output", "ev", "--timing-images", 0)[0] == 0
@@ -188,6 +191,9 @@ def test_default_folders_are_below_runs(here: Path, command: Callable) -> None:
         ("--lr nan", "--lr: expected a finite number"),
         ("--seed -1", "--seed: expected 0 to 2^63 - 1, got -1"),
         ("--theta -1", "--theta"),
+        ("--threshold-rule luck", "--threshold-rule: invalid choice: 'luck'"),
+        ("--threshold-fpr 1", "--threshold-fpr: expected 0 to below 1, got 1.0"),
+        ("--threshold-margin -1", "--threshold-margin: expected 0 or more, got -1.0"),
         ("--batch-size 0", "--batch-size"),
         ("--cache-memory inf", "--cache-memory"),
         ("--workers -1", "--workers"),
@@ -262,8 +268,11 @@ def test_wrong_flags_of_evaluate(arguments: str, named: str, run: Path, here: Pa
 
 # the console script
 
-CONFIGS = {"train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "datasets": (CheckConfig,),
-           "summary": (SummaryConfig,)}
+CONFIGS = {
+    "train": (DataConfig, TrainConfig), "evaluate": (EvaluateConfig,), "threshold": (ThresholdConfig,),
+    "predict": (PredictConfig,), "reproduce": (ReproduceConfig,), "datasets": (CheckConfig,),
+    "summary": (SummaryConfig,),
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -272,6 +281,8 @@ def test_help_mentions_every_flag(name: str, command: Callable) -> None:
     assert (code, err) == (0, "") and out.startswith(f"usage: python -m mffpa_ext.{name} ")
     for field in (field for config in CONFIGS[name] for field in dataclasses.fields(config)):
         assert f"--{field.name.replace('_', '-')}" in out
+    if name == "predict":
+        assert "-0, --null" in out and "IMAGE|DIR|-" in out
     if name == "train":
         assert "--config FILE" in out and "--resume RUN" in out
 

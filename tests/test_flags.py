@@ -49,6 +49,19 @@ def test_without_flags_everything_is_the_default() -> None:
     assert parse() == Things()
 
 
+def test_settings_as_arguments_parse_to_themselves() -> None:
+    settings = {"count": -7, "rate": None, "size": (8, 16), "part": "-", "kind": "blue", "brave": True,
+                "note_text": "--odd, with spaces"}
+    assert parse(*flags.as_arguments(settings)) == Things(**settings)
+    assert flags.as_arguments({"brave": False, "note_text": None}) == ["--no-brave"]
+
+
+def test_fields_that_are_left_out_have_no_flag() -> None:
+    parser = flags.make_parser("things", "Things to do.")
+    flags.add_flags(parser, Things, leave_out={"count"})
+    assert "--count" not in parser.format_help() and "--rate" in parser.format_help()
+
+
 @pytest.mark.parametrize(
     "arguments, name, value",
     [

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mffpa_ext.data.images import check_same_size, read_image, read_mask, read_size
+from mffpa_ext.data.bad_images import BadImage, bad_images_error
+from mffpa_ext.data.images import FULL_DEPTH, check_same_size, read_image, read_mask, read_size
 from mffpa_ext.data.targets import TargetSpec, binary_mask, empty_target, make_target, unknown_target
 from mffpa_ext.data.types import Record, Sample
 from mffpa_ext.errors import UserError
@@ -36,22 +37,27 @@ class PixelBudget:
 class DefectDataset(Dataset):
     """Images with their segmentation targets. Items are the same whatever is cached and whichever process loads them.
 
-    Making one reads every file, so a damaged file, a mask of another size or one that contradicts its label raises
-    UserError now and not hours into training. Images are kept at the training size as uint8; positives first, as every
-    epoch shows all of them.
+    Making one reads every file, so a damaged file, a mask of another size or one that contradicts its label is found
+    now and not hours into training: all of them are named in one UserError, or with `skip_bad` left out and listed in
+    `bad`. Images are kept at the training size as uint8; positives first, as every epoch shows all of them.
 
     labels: int64 [N], 1 defective. annotated: bool [N], see `Record`. names: N strings.
     size: H×W in pixels, multiples of 8. channels: 1 or 3. budget: None keeps everything.
+    bit_depth: bits that 16-bit files use, see `read_image`.
     """
 
     def __init__(self, records: Sequence[Record], size: tuple[int, int], channels: int, targets: TargetSpec,
-                 budget: PixelBudget | None = None, title: str = "images", progress: bool = False) -> None:
+                 budget: PixelBudget | None = None, title: str = "images", progress: bool = False,
+                 bit_depth: int = FULL_DEPTH, skip_bad: bool = False) -> None:
         self.records = tuple(records)
         self.size, self.channels, self.target_spec = tuple(size), channels, targets
+        self.bit_depth = bit_depth
+        self.bad = self._keep(budget, title, progress)
+        if self.bad and not skip_bad:
+            raise bad_images_error(self.bad, len(records))
         self.labels = np.array([record.label for record in self.records], dtype=np.int64)
         self.annotated = np.array([record.annotated for record in self.records], dtype=bool)
         self.names = [record.name for record in self.records]
-        self._keep(budget, title, progress)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -117,33 +123,41 @@ class DefectDataset(Dataset):
 
     def _decode(self, record: Record) -> torch.Tensor:
         if isinstance(record.image, Path):
-            return read_image(record.image, self.channels, self.size)
+            return read_image(record.image, self.channels, self.size, self.bit_depth)
         return self._planes(record.image.render()[0])
 
     def _planes(self, gray: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(gray)[None].expand(self.channels, -1, -1).contiguous()
 
-    def _keep(self, budget: PixelBudget | None, title: str, progress: bool) -> None:
-        shape = (self.channels, *self.size)
-        count = len(self) if budget is None else budget.grant(len(self), int(np.prod(shape)))
+    def _keep(self, budget: PixelBudget | None, title: str, progress: bool) -> list[BadImage]:
+        """Reads every record, keeps what the budget allows, and drops the records that are bad, which it returns."""
+        shape, total = (self.channels, *self.size), len(self.records)
+        count = total if budget is None else budget.grant(total, int(np.prod(shape)))
         # One tensor for all: worker processes then share one piece of memory, not thousands.
         self._pixels = torch.empty((count, *shape), dtype=torch.uint8)
-        self._slots = np.full(len(self), -1, dtype=np.int64)
-        self._slots[np.argsort(-self.labels, kind="stable")[:count]] = np.arange(count)
-        # By index and flips: at most four pairs of small maps for an annotated positive, none for other images.
-        self._targets: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
+        slots = np.full(total, -1, dtype=np.int64)
+        labels = np.array([record.label for record in self.records], dtype=np.int64)
+        slots[np.argsort(-labels, kind="stable")[:count]] = np.arange(count)
 
-        def load(index: int) -> tuple[int, tuple[torch.Tensor, torch.Tensor] | None]:
+        def load(index: int) -> tuple[torch.Tensor, torch.Tensor] | None | BadImage:
             record = self.records[index]
-            image, mask = self._checked(record)
-            if self._slots[index] >= 0:
-                self._pixels[self._slots[index]] = image
+            try:
+                image, mask = self._checked(record)
+            except UserError as error:
+                return BadImage(record.name, str(error))
+            if slots[index] >= 0:
+                self._pixels[slots[index]] = image
             use_mask = record.label and record.annotated
-            return index, make_target(mask, self.size, self.target_spec) if use_mask else None
+            return make_target(mask, self.size, self.target_spec) if use_mask else None
 
-        for index, target in _in_threads(load, range(len(self)), title, progress):
-            if target is not None:
-                self._targets[index, ()] = target
+        results = list(_in_threads(load, range(total), title, progress))
+        good = [index for index, result in enumerate(results) if not isinstance(result, BadImage)]
+        self.records = tuple(self.records[index] for index in good)
+        self._slots = slots[good]
+        # By index and flips: at most four pairs of small maps for an annotated positive, none for other images.
+        self._targets: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {
+            (new, ()): results[old] for new, old in enumerate(good) if results[old] is not None}
+        return [result for result in results if isinstance(result, BadImage)]
 
     def _checked(self, record: Record) -> tuple[torch.Tensor, np.ndarray | None]:
         """Image and mask of a record. A mask that is not used is checked all the same."""
@@ -170,22 +184,24 @@ class DataSplits:
     """The parts of one data set.
 
     validation: None where no part is set aside; with `validate_on="test"` it is the very `test`.
+    test: None where the user's own folder is used without one.
     image_size: H×W in pixels. official: the split is the published one. notes: what must be said beside the results,
-    one line each.
+    one line each. skipped: the bad images that were left out.
     """
 
     train: DefectDataset
     validation: DefectDataset | None
-    test: DefectDataset
+    test: DefectDataset | None
     channels: int
     image_size: tuple[int, int]
     official: bool
     notes: list[str] = field(default_factory=list)
+    skipped: list[BadImage] = field(default_factory=list)
 
 
 @dataclass
 class DataPart:
-    """One part of a data set alone, for evaluation. dataset: None for a validation part that is not set aside.
+    """One part of a data set alone, for evaluation. dataset: None for a part that there is not.
 
     official, notes: as in `DataSplits`.
     """
@@ -202,7 +218,7 @@ def _mask_of(record: Record) -> np.ndarray:
 
 
 def _in_threads(work: Callable[[int], Any], items: Sequence[int], title: str, progress: bool) -> Iterable[Any]:
-    """Results of `work` in the order of `items`; of several errors the first in that order is raised."""
+    """Results of `work` in the order of `items`."""
     with ThreadPoolExecutor(_READERS) as pool:
         try:
             yield from tqdm(pool.map(work, items), total=len(items), desc=title, unit="img",

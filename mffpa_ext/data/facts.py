@@ -11,13 +11,14 @@ from dataclasses import dataclass
 class DatasetFacts:
     """Defaults of one data set.
 
-    image_size: H×W in pixels. val_fraction: 0 where no training image is set aside. has_validation: a validation list
-    is published. num_segmented: the N of the papers' tables; one above the defective images means all of them.
+    image_size: H×W in pixels. image_size, channels: None where the images themselves decide. val_fraction: 0 where no
+    training image is set aside. has_validation: a validation list is published. num_segmented: the N of the papers'
+    tables; one above the defective images means all of them.
     """
 
     title: str
-    image_size: tuple[int, int]
-    channels: int
+    image_size: tuple[int, int] | None
+    channels: int | None
     dilate: int
     distance_weight: float
     distance_power: float
@@ -35,6 +36,8 @@ FACTS: dict[str, DatasetFacts] = {
     "ksdd2": DatasetFacts("KolektorSDD2", (640, 232), 3, 15, 3.0, 2.0, 0.0, num_segmented=(0, 16, 53, 126, 246)),
     "steel": DatasetFacts("Severstal steel", (256, 1600), 1, 1, 1.0, 2.0, 0.0, has_validation=True,
                           num_segmented=(0, 10, 50, 150, 300, 750)),
+    # DAGM's, whose images the folder was tried with
+    "folder": DatasetFacts("your own images", None, None, 7, 10.0, 1.0, 0.2),
 }
 
 DAGM_CLASSES = 10

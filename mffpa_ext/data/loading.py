@@ -1,10 +1,12 @@
 """One entry to all data sets: config and seed → train, validation and test."""
 
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from mffpa_ext.data import dagm, ksdd, ksdd2, steel, synthetic
+from mffpa_ext.data import dagm, folder, ksdd, ksdd2, steel, synthetic
+from mffpa_ext.data.bad_images import BadImage, bad_images_error, skipped_notes
 from mffpa_ext.data.config import DataConfig, resolve
 from mffpa_ext.data.dataset import DataPart, DataSplits, DefectDataset, PixelBudget
 from mffpa_ext.data.facts import FACTS
@@ -23,7 +25,34 @@ DATASETS: dict[str, ModuleType] = {
     "ksdd": ksdd,
     "ksdd2": ksdd2,
     "steel": steel,
+    "folder": folder,
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images train, validate and test, and how they are read, before any is decoded.
+
+    config: resolved; of one's own folder with what its images decide. channels: 1 or 3. validation, test: empty where
+    there is no such part. found: what lies in the folder, in lines to be shown.
+    """
+
+    config: DataConfig
+    channels: int
+    train: list[Record]
+    validation: list[Record]
+    test: list[Record]
+    official: bool
+    notes: list[str]
+    found: list[str]
+
+    @property
+    def parts(self) -> dict[str, str] | None:
+        """The part of each image by its name, "train", "val" or "test"; None where others than the user decide it."""
+        if self.config.dataset != "folder":
+            return None
+        parts = {"train": self.train, "val": self.validation, "test": self.test}
+        return {record.name: part for part, records in parts.items() for record in records}
 
 
 def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSplits:
@@ -32,14 +61,23 @@ def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSpl
     seed: drives every split and choice that the data set's owner did not publish, and the synthetic training images.
     progress: show a bar on standard error. Raises UserError for whatever is wrong with the settings or the files.
     """
-    config, layout = _lay_out(config, seed)
+    return load_plan(plan_splits(config, seed), progress)
+
+
+def plan_splits(config: DataConfig, seed: int, parts: Mapping[str, str] | None = None) -> Plan:
+    """The parts of a data set, from the names of its files.
+
+    parts: those of an earlier `Plan`, which are taken instead of what seed or split file say. Raises UserError.
+    """
+    config, layout = _lay_out(config, seed, parts=parts)
     notes = list(layout.notes)
     if layout.flags_fixed:
         notes += check_fixed_flags(
             layout.train, config.num_segmented, Path(config.split_file).name, layout.by_folder)
     # Before anything is carved or decoded: what is missing is told of the images as they lie there.
     _need_both_kinds(layout.train, "training", config)
-    _need_both_kinds(layout.test, "test", config)
+    if layout.test or config.dataset != "folder":
+        _need_both_kinds(layout.test, "test", config)
     train, validation = _carve(layout, config, seed)
     if not layout.flags_fixed:
         # After the carving, so that N masks are N masks to train on.
@@ -48,28 +86,39 @@ def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSpl
             unit = "folders" if layout.by_folder else "defective training images"
             notes.append(f"pixel masks: the {config.num_segmented} {unit} that have one were drawn by seed {seed}; "
                          f"those of the published results are in MixSup's split files, see --split-file")
-
-    channels, budget = FACTS[config.dataset].channels, PixelBudget(config.cache_memory)
-    train_set = _dataset(train, "training", config, channels, budget, progress)
-    validation_set = _dataset(validation, "validation", config, channels, budget, progress) if validation else None
-    test_set = _dataset(layout.test, "test", config, channels, budget, progress)
-    if config.validate_on == "test":
-        validation_set = test_set
     notes += _validation_notes(layout, validation, config, seed)
-    return DataSplits(train_set, validation_set, test_set, channels, config.image_size, layout.official, notes)
+    channels = _channels(config)
+    return Plan(config, channels, train, validation, layout.test, layout.official, notes, layout.found)
 
 
-def load_part(config: DataConfig, seed: int, part: str, channels: int | None = None, progress: bool = True) -> DataPart:
+def load_plan(plan: Plan, progress: bool = True) -> DataSplits:
+    """Reads and checks the images of a plan. Raises UserError as `load_splits` does."""
+    config, budget = plan.config, PixelBudget(plan.config.cache_memory)
+    loaded = {part: _dataset(records, part, config, plan.channels, budget, progress) if records else None
+              for part, records in (("training", plan.train), ("validation", plan.validation), ("test", plan.test))}
+    skipped, notes = _left_out(loaded.values(), config)
+    for part, dataset in loaded.items():
+        if dataset is not None:
+            _need_usable(dataset, part, config)
+    if config.validate_on == "test":
+        loaded["validation"] = loaded["test"]
+    return DataSplits(*loaded.values(), plan.channels, config.image_size, plan.official, plan.notes + notes, skipped)
+
+
+def load_part(config: DataConfig, seed: int, part: str, channels: int | None = None, progress: bool = True,
+              parts: Mapping[str, str] | None = None) -> DataPart:
     """Loads the test or the validation part as `load_splits` would, and reads no image of another part.
 
-    part: "test" or "validation". channels: 1 or 3, None: the data set's. The published test images need no training
-    images beside them; a split by the seed does, as it is drawn from all. Raises UserError as `load_splits` does.
+    part: "test" or "validation". channels: 1 or 3, None: the data set's. parts: as in `plan_splits`. The published test
+    images need no training images beside them; a split by the seed does, as it is drawn from all. Raises UserError as
+    `load_splits` does.
     """
     on_test = part == "test" or config.validate_on == "test"
-    config, layout = _lay_out(config, seed, test_only=on_test)
-    channels = channels or FACTS[config.dataset].channels
+    config, layout = _lay_out(config, seed, test_only=on_test, parts=parts)
+    channels = channels or _channels(config)
     if on_test:
-        _need_both_kinds(layout.test, "test", config)
+        if layout.test or config.dataset != "folder":
+            _need_both_kinds(layout.test, "test", config)
         records, validation = layout.test, []
     else:
         _need_both_kinds(layout.train, "training", config)
@@ -79,21 +128,30 @@ def load_part(config: DataConfig, seed: int, part: str, channels: int | None = N
         return DataPart(None, layout.official, notes)
     budget = PixelBudget(config.cache_memory)
     dataset = _dataset(records, "test" if on_test else part, config, channels, budget, progress)
+    notes += _left_out([dataset], config)[1]
+    _need_usable(dataset, "test" if on_test else part, config)
     return DataPart(dataset, layout.official, notes)
 
 
-def _lay_out(config: DataConfig, seed: int, test_only: bool = False) -> tuple[DataConfig, Layout]:
-    """The resolved config and the data set's published parts."""
+def _lay_out(config: DataConfig, seed: int, test_only: bool = False,
+             parts: Mapping[str, str] | None = None) -> tuple[DataConfig, Layout]:
+    """The data set's parts, and the config without anything open."""
     config = resolve(config)
     if config.data_root is not None and FACTS[config.dataset].needs_root and not Path(config.data_root).is_dir():
         raise UserError(f"--data-root: expected the folder of {FACTS[config.dataset].title}, "
                         f"found no folder {config.data_root}")
-    layout = DATASETS[config.dataset].build(config, seed, test_only)
-    if config.split_file is not None:
+    # Of one's own folder the images of an earlier run's parts, which no other data set lets the user decide.
+    given = () if parts is None or config.dataset != "folder" else (parts,)
+    layout = DATASETS[config.dataset].build(config, seed, test_only, *given)
+    if config.split_file is not None and config.dataset != "folder":  # which names its list itself
         layout.notes.insert(0, f"split: the lists of {Path(config.split_file).name}")
     elif layout.official and FACTS[config.dataset].num_segmented:
         layout.notes.insert(0, "split: train and test as published")
-    return config, layout
+    return replace(config, **layout.settings), layout
+
+
+def _channels(config: DataConfig) -> int:
+    return FACTS[config.dataset].channels or config.channels
 
 
 def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record], list[Record]]:
@@ -104,7 +162,6 @@ def _carve(layout: Layout, config: DataConfig, seed: int) -> tuple[list[Record],
     if validation:
         # Items that stay together may take all images of a kind to one side.
         _need_both_kinds(train, "remaining training", config)
-        _need_both_kinds(validation, "validation", config)
     return train, validation
 
 
@@ -112,9 +169,20 @@ def _dataset(records: list[Record], part: str, config: DataConfig, channels: int
              progress: bool) -> DefectDataset:
     if part == "test":
         # Outside training masks only serve evaluation, and all that are there may.
-        records = [replace(record, annotated=True) for record in records]
+        records = [replace(record, annotated=record.has_mask) for record in records]
     spec = TargetSpec.from_config(config)
-    return DefectDataset(records, config.image_size, channels, spec, budget, f"{part} images", progress)
+    return DefectDataset(records, config.image_size, channels, spec, budget, f"{part} images", progress,
+                         config.bit_depth, skip_bad=True)
+
+
+def _left_out(datasets: Iterable[DefectDataset | None], config: DataConfig) -> tuple[list[BadImage], list[str]]:
+    """The bad images of all parts together, and what is to be said of them, or the error that lists them."""
+    datasets = [dataset for dataset in datasets if dataset is not None]
+    bad = [image for dataset in datasets for image in dataset.bad]
+    total = len(bad) + sum(len(dataset) for dataset in datasets)
+    if bad and config.on_bad_image == "error":
+        raise bad_images_error(bad, total)
+    return bad, skipped_notes(bad, total)
 
 
 def _validation_notes(layout: Layout, validation: list[Record], config: DataConfig, seed: int) -> list[str]:
@@ -128,9 +196,17 @@ def _validation_notes(layout: Layout, validation: list[Record], config: DataConf
 _REMEDIES = {
     "training": "the network learns from both: add images of the missing kind, or choose another part of the data",
     "remaining training": "the network learns from both: give another --val-fraction or --seed",
-    "validation": "AP and AUC compare both: give another --val-fraction or --seed, or --val-fraction 0",
     "test": "AP and AUC compare both: add images of the missing kind, or choose another part of the data",
 }
+
+
+def _need_usable(dataset: DefectDataset, part: str, config: DataConfig) -> None:
+    """Raises UserError where the bad images are those that a part cannot do without.
+
+    Validation images of one kind choose no epoch, but a threshold.
+    """
+    if dataset.bad and (part != "validation" or not len(dataset)):
+        _need_both_kinds(dataset.records, f"usable {part}", config)
 
 
 def _need_both_kinds(records: list[Record], part: str, config: DataConfig) -> None:
@@ -140,4 +216,5 @@ def _need_both_kinds(records: list[Record], part: str, config: DataConfig) -> No
         return
     where = f" in {config.data_root}" if config.data_root else ""
     raise UserError(f"{part} images{where}: expected defective and defect-free ones, found {defective} defective and "
-                    f"{len(records) - defective} defect-free: {_REMEDIES[part]}")
+                    f"{len(records) - defective} defect-free: "
+                    f"{_REMEDIES.get(part, 'repair those that cannot be used')}")

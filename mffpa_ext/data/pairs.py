@@ -57,9 +57,17 @@ def find_pairs(images: Path, suffix: str, masks: Path | None = None, skipped: Co
 
 
 def read_labels(masks: Sequence[Path]) -> list[int]:
-    """1 for each mask file that marks a pixel, else 0. Raises UserError as `read_mask` does."""
+    """1 for each mask file that marks a pixel, else 0. One that cannot be read is told of, or skipped, when its image
+    is read."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda mask: int(read_mask(mask).any()), masks))
+        return list(pool.map(_label, masks))
+
+
+def _label(mask: Path) -> int:
+    try:
+        return int(read_mask(mask).any())
+    except UserError:
+        return 0
 
 
 def _image_files(folder: Path, skipped: Collection[str]) -> list[Path]:

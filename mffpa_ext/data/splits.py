@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 # Each decision draws from its own stream, so that changing one leaves the others as they were.
-_ANNOTATION, _VALIDATION, _HALVES, _PARTS = 1, 2, 3, 5
+_ANNOTATION, _VALIDATION, _HALVES, _TEST, _PARTS = 1, 2, 3, 4, 5
 
 
 @dataclass
@@ -19,6 +20,8 @@ class Layout:
     by_folder: annotation is counted in folders (KSDD), not in images.
     flags_fixed: a split file has said which positives are annotated.
     validation: the part that is fixed already; None: it is carved from `train`.
+    settings: those that the images decide, by the config's field.
+    found: what lies in the folder, in lines to be shown before the images are read.
     """
 
     train: list[Record]
@@ -28,6 +31,8 @@ class Layout:
     flags_fixed: bool = False
     notes: list[str] = field(default_factory=list)
     validation: list[Record] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
@@ -35,13 +40,16 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 
 
 def choose_annotated(records: Sequence[Record], number: str | int, seed: int, by_folder: bool = False) -> list[Record]:
-    """Marks which positives have a pixel mask: `number` of them, or of the folders that hold them.
+    """Marks which positives may use their pixel mask: `number` of them, or of the folders that hold them.
 
-    number: "all" or 0 and more. The choice for a smaller number is part of that for a larger one, so that results
-    over N differ by annotation alone. Returns the records in their order. Raises UserError for too large a number.
+    number: "all" (of those that have one) or 0 and more. The choice for a smaller number is part of that for a larger
+    one, so that results over N differ by annotation alone. Returns the records in their order. Raises UserError for too
+    large a number.
     """
-    units = sorted({_unit(record, by_folder) for record in records if record.label})
+    units = sorted({_unit(record, by_folder) for record in records if record.label and record.has_mask})
     kind = "folders with defective training images" if by_folder else "defective training images"
+    if any(record.label and not record.has_mask for record in records):
+        kind += " that have a mask"
     if number == "all":
         number = len(units)
     if number > len(units):
@@ -103,8 +111,49 @@ def carve_validation(records: Sequence[Record], fraction: float, seed: int) -> t
         count = min(len(stratum) - minimum, max(minimum, round(fraction * len(stratum))))
         chosen.update(stratum[i] for i in rng.permutation(len(stratum))[:count])
     training = [record for record in records if (record.group or record.name) not in chosen]
-    validation = [replace(record, annotated=True) for record in records if (record.group or record.name) in chosen]
+    validation = [replace(record, annotated=record.has_mask) for record in records
+                  if (record.group or record.name) in chosen]
     return training, validation
+
+
+def part_by_seed(records: Sequence[Record], test_fraction: float, val_fraction: float, seed: int) -> dict[str, str]:
+    """Parts the images of one's own folder: their names to "train", "val" or "test".
+
+    test_fraction: of all images. val_fraction: of what then remains. Both 0 to below 1, 0 for no such part. Stratified
+    by defect-free, defective with mask and defective without: each part has both labels, and masks, as far as they
+    go, are on every side, the last one in training. Raises UserError where a label has fewer images than there are
+    parts.
+    """
+    fractions = {"test": test_fraction, "val": val_fraction}
+    wanted = [part for part, fraction in fractions.items() if fraction > 0]
+    for label, kind in ((1, "defective"), (0, "defect-free")):
+        count = sum(record.label == label for record in records)
+        if count <= len(wanted):
+            flags = " ".join(f"--{part}-fraction 0" for part in wanted[max(0, count - 1):])
+            raise UserError(f"{count} {kind} image{'s' * (count != 1)} cannot be parted into train and "
+                            f"{' and '.join(wanted)}, each of which needs one: add images, or do without: {flags}")
+    parts = {record.name: "train" for record in records}
+    for number, part in enumerate(wanted, start=1):
+        remaining = [record for record in records if parts[record.name] == "train"]
+        rng = _generator(seed, {"test": _TEST, "val": _VALIDATION}[part])
+        to_leave = len(wanted) - number + 1  # for the parts to come
+        parts |= dict.fromkeys(_stratified(remaining, fractions[part], to_leave, rng), part)
+    return parts
+
+
+def _stratified(records: Sequence[Record], fraction: float, to_leave: int, rng: np.random.Generator) -> list[str]:
+    """Names of about `fraction` of each kind of image; of each label one at least is taken, and `to_leave` are left."""
+    good, masked, unmasked = (sorted(record.name for record in records if (record.label, record.has_mask) == kind)
+                              for kind in ((0, True), (1, True), (1, False)))
+
+    def share(count: int) -> int:
+        return min(max(1, round(fraction * count)), count - to_leave)
+
+    defective = share(len(masked) + len(unmasked))
+    in_proportion = round(defective * len(masked) / (len(masked) + len(unmasked)))
+    with_mask = max(min(in_proportion, len(masked) - 1), defective - len(unmasked), 0)
+    counts = ((good, share(len(good))), (masked, with_mask), (unmasked, defective - with_mask))
+    return [names[i] for names, count in counts for i in rng.permutation(len(names))[:count]]
 
 
 def split_in_halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:

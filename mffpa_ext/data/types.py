@@ -47,6 +47,11 @@ class Record:
     group: str = ""
     folder: str = ""
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether the truth of every pixel can be read or computed; of a negative it is known without a mask."""
+        return not self.label or self.mask is not None or not isinstance(self.image, Path)
+
 
 class Sample(NamedTuple):
     """One loaded image. `mask` is undilated, has values 0 and 1, and is None for a positive without annotation."""

@@ -13,6 +13,7 @@ from mffpa_ext.data.dataset import DefectDataset
 from mffpa_ext.errors import UserError
 from mffpa_ext.evaluation.metrics import Confusion, Metrics, compute_metrics, confusion
 from mffpa_ext.evaluation.scoring import Scores, score_dataset
+from mffpa_ext.evaluation.threshold import OperatingPoint
 from mffpa_ext.evaluation.timing import Timing, time_inference
 from mffpa_ext.files import write_json
 from mffpa_ext.inference import Predictor
@@ -26,7 +27,8 @@ class Report:
     epoch: whose weights were evaluated. official: the split is the published one.
 
     mask_ap: AP of the largest mask value alone, which often learns before the decision does.
-    at_threshold: the confusion at the threshold that was chosen on validation images; None where there is none.
+    at_threshold: the confusion at the checkpoint's threshold; None where there is none. operating_point: how that was
+    chosen.
     """
 
     part: str
@@ -36,6 +38,7 @@ class Report:
     metrics: Metrics
     mask_ap: float
     at_threshold: Confusion | None
+    operating_point: OperatingPoint
     timings: list[Timing]
     notes: list[str]
 
@@ -49,6 +52,7 @@ class Report:
             "mask_ap": self.mask_ap,
             "fps": self.timings[0].fps if self.timings else None,
             "at_threshold": None if self.at_threshold is None else asdict(self.at_threshold),
+            "operating_point": self.operating_point.as_dict(),
             "timings": [asdict(timing) for timing in self.timings],
             "notes": self.notes,
         }
@@ -81,6 +85,7 @@ class Report:
                 f"  at the stored threshold {c.threshold:.4g}: {c.tp} defects found, {c.fn} missed; "
                 f"{c.fp} false alarms, {c.tn} passed"
             )
+            lines.append(f"    how it was chosen: {self.operating_point.description}")
         for t in self.timings:
             lines.append(
                 f"  {t.fps:.2f} FPS, {t.scope}: {t.mean_ms:.1f} ms an image (std {t.std_ms:.1f}, p50 {t.p50_ms:.1f}, "
@@ -112,7 +117,7 @@ def evaluate_checkpoint(
     """
     predictor = Predictor(restore_model(state), precision, device)
     scores = score_dataset(predictor, dataset, batch_size, part)
-    threshold = state.get("threshold")
+    point = OperatingPoint.of(state, "the checkpoint")
     return Report(
         part=part,
         epoch=state["epoch"],
@@ -120,7 +125,8 @@ def evaluate_checkpoint(
         scores=scores,
         metrics=compute_metrics(scores.labels, scores.score),
         mask_ap=compute_metrics(scores.labels, scores.mask_score).ap,
-        at_threshold=None if threshold is None else confusion(scores.labels, scores.score, threshold),
+        at_threshold=None if point.threshold is None else confusion(scores.labels, scores.score, point.threshold),
+        operating_point=point,
         timings=time_inference(predictor, dataset, timing_images) if timing_images else [],
         notes=state["notes"] + [note for note in notes if note not in state["notes"]],
     )

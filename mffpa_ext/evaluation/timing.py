@@ -37,42 +37,53 @@ def time_inference(predictor: Predictor, dataset: DefectDataset, images: int = 1
 
     The data set's images are taken in turn. On a GPU every pass is waited for.
     """
-    device = predictor.device
 
     def ready(index: int) -> torch.Tensor:
-        return predictor.prepare(dataset.decode(index)[None])
+        return predictor.prepare(dataset.decode(index % len(dataset))[None])
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def measure(prepare: Callable[[int], Any], run: Callable[[Any], object], scope: str) -> Timing:
-        times = []
-        for step in range(WARM_UP + images):
-            argument = prepare(step % len(dataset))
-            wait()
-            started = time.perf_counter()
-            run(argument)
-            wait()
-            if step >= WARM_UP:
-                times.append(time.perf_counter() - started)
-        milliseconds = np.array(times) * 1e3
-        return Timing(
-            scope=scope,
-            images=images,
-            fps=images / sum(times),
-            mean_ms=float(milliseconds.mean()),
-            std_ms=float(milliseconds.std()),
-            p50_ms=float(np.percentile(milliseconds, 50)),
-            p95_ms=float(np.percentile(milliseconds, 95)),
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            precision=predictor.precision,
-            threads=torch.get_num_threads(),
-        )
+    def whole(index: int) -> object:
+        return predictor(dataset.decode(index % len(dataset))).score.item()
 
     source = "decode" if dataset.from_files else "render"
-    return [
-        measure(ready, predictor.run, "model"),
-        measure(lambda index: index, lambda index: predictor(dataset.decode(index)).score.item(),
-                f"{source} + resize + copy + model"),
-    ]
+    scopes = {
+        "model": time_passes(predictor, ready, predictor.run, WARM_UP + images),
+        f"{source} + resize + copy + model": time_passes(predictor, int, whole, WARM_UP + images),
+    }
+    return [summarize(predictor, times[WARM_UP:], scope) for scope, times in scopes.items()]
+
+
+def time_passes(
+    predictor: Predictor, prepare: Callable[[int], Any], run: Callable[[Any], object], count: int
+) -> list[float]:
+    """Seconds that `run` takes on what `prepare` makes of 0, 1, ... `count` - 1, of which no time is taken."""
+
+    def wait() -> None:
+        if predictor.device.type == "cuda":
+            torch.cuda.synchronize(predictor.device)
+
+    times = []
+    for step in range(count):
+        argument = prepare(step)
+        wait()
+        started = time.perf_counter()
+        run(argument)
+        wait()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def summarize(predictor: Predictor, times: list[float], scope: str) -> Timing:
+    """times: seconds of single images."""
+    milliseconds = np.array(times) * 1e3
+    return Timing(
+        scope=scope,
+        images=len(times),
+        fps=len(times) / sum(times),
+        mean_ms=float(milliseconds.mean()),
+        std_ms=float(milliseconds.std()),
+        p50_ms=float(np.percentile(milliseconds, 50)),
+        p95_ms=float(np.percentile(milliseconds, 95)),
+        device=torch.cuda.get_device_name(predictor.device) if predictor.device.type == "cuda" else "cpu",
+        precision=predictor.precision,
+        threads=torch.get_num_threads(),
+    )

@@ -10,6 +10,9 @@ from mffpa_ext.models import ATTENTIONS, VARIANTS
 from mffpa_ext.precision import PRECISIONS
 from mffpa_ext.training.recipes import RECIPES, find_recipe
 
+# What an operating threshold may be chosen for; see `evaluation.threshold`.
+THRESHOLD_RULES = ("f1", "fpr", "recall")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -45,6 +48,16 @@ class TrainConfig:
     device: str = flag("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     seed: int = flag(0, "of weights, splits and the order of images")
     eval_batch_size: int = flag(8, "images per step in evaluation")
+    threshold_rule: str = flag(
+        "f1",
+        "operating threshold, chosen on validation images: f1, the best F1; fpr, at most --threshold-fpr false alarms; "
+        "recall, no defect missed, with --threshold-margin",
+        choices=THRESHOLD_RULES,
+    )
+    threshold_fpr: float = flag(0.01, "fpr: part of the defect-free images that may be called defective, 0 to below 1")
+    threshold_margin: float = flag(
+        1.0, "recall: how far below the weakest defect the threshold lies, in logits; 1: at odds 2.7 times lower"
+    )
     timing_images: int = flag(100, "images that inference time is measured with at the end, 0 for none")
     output: str | None = flag(None, "run folder; default: runs/DATE-TIME-DATASET-MODEL")
 
@@ -93,6 +106,8 @@ def _check_ranges(config: TrainConfig) -> None:
         ("grad_clip", config.grad_clip >= 0, "0 (off) or more"),
         ("eval_batch_size", config.eval_batch_size >= 1, "1 or more"),
         ("timing_images", config.timing_images >= 0, "0 (off) or more"),
+        ("threshold_fpr", 0 <= config.threshold_fpr < 1, "0 to below 1"),
+        ("threshold_margin", config.threshold_margin >= 0, "0 or more"),
         ("seed", 0 <= config.seed < 2**63, "0 to 2^63 - 1"),
         ("output", config.output != "", "a folder"),
     )

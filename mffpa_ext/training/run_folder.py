@@ -1,4 +1,7 @@
-"""What a training run leaves behind: config.json, log.csv, last.pt, best.pt, metrics.json, predictions.csv."""
+"""What a training run leaves behind: config.json, log.csv, last.pt, best.pt, metrics.json, predictions.csv.
+
+Of one's own folder also split.csv, and skipped.csv where images were left out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import contextlib
 import csv
 import datetime
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mffpa_ext.data.bad_images import BadImage
+from mffpa_ext.data.part_lists import write_parts
 from mffpa_ext.errors import UserError
 from mffpa_ext.files import check_folder, write_json, write_text
 
@@ -26,6 +32,14 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.csv"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.csv"
 
     @property
     def last(self) -> Path:
@@ -65,21 +79,35 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--output {self.path}: cannot be written to: {error.strerror}") from None
 
+    def write_lists(self, parts: Mapping[str, str] | None, skipped: Sequence[BadImage]) -> None:
+        """Writes split.csv (name, part), which `--split-file` takes, and skipped.csv (name, reason), as far as any."""
+        try:
+            if parts is not None:
+                write_parts(self.split, parts)
+            if skipped:
+                write_text(self.skipped, _csv(("name", "reason"), skipped))
+        except OSError as error:
+            raise UserError(f"--output {self.path}: cannot be written to: {error.strerror}") from None
+
     def discard_unless_started(self) -> None:
         """Takes back `create` where no epoch was completed: nothing can be continued, and the name is free again."""
         if not self.last.is_file():
-            for path in (self.config, self.best):  # best.pt is written just before last.pt
+            for path in (self.config, self.split, self.skipped, self.best):  # best.pt is written just before last.pt
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # never made, or somebody put files there
                 self.path.rmdir()
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Writes the whole log again, one row an epoch: it never disagrees with the checkpoint that it goes with."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         try:
-            write_text(self.log, text.getvalue())
+            write_text(self.log, _csv(list(rows[0]), (row.values() for row in rows)))
         except OSError as error:
             raise UserError(f"{self.log}: cannot be written ({error.strerror}): make room, then --resume") from None
+
+
+def _csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -30,11 +30,16 @@ from mffpa_ext.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validation images say of one epoch. threshold: of the score in 0..1, where F1 is best."""
+    """What the validation images say of one epoch.
 
-    ap: float
-    auc: float
+    ap, auc: None where one kind of image is missing. threshold: of the score in 0..1, from which on an image counts as
+    defective. operating_point: how it was chosen, in primitives.
+    """
+
+    ap: float | None
+    auc: float | None
     threshold: float
+    operating_point: dict[str, Any] | None = None
 
 
 class Trainer:
@@ -67,7 +72,8 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.validate = validate
-        names = "\n".join(f"{label} {name}" for label, name in zip(dataset.labels, dataset.names, strict=True))
+        names = "\n".join(f"{label}{'' if annotated else '?'} {name}" for label, annotated, name in zip(
+            dataset.labels, dataset.annotated, dataset.names, strict=True))
         self.training_images = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         self.sampler = BalancedSampler(dataset.labels, config.seed)
         self.loader = DataLoader(
@@ -87,6 +93,7 @@ class Trainer:
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.threshold: float | None = None
+        self.operating_point: dict[str, Any] | None = None
 
     def fit(self) -> None:
         """Trains the remaining epochs. Raises UserError when loss or weights are no longer numbers.
@@ -125,14 +132,15 @@ class Trainer:
             "log": self.log,
             "best": self.best,
             "threshold": self.threshold,
+            "operating_point": self.operating_point,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises UserError for the state of another network or of other training images."""
         if state.get("training_images", self.training_images) != self.training_images:
             raise UserError(
-                f"{self.folder.last}: the training images are not those that the run began with: give the folder of "
-                f"the same data, and its split, with --data-root and --split-file"
+                f"{self.folder.last}: the training images and masks are not those that the run began with: give the "
+                f"folder of the same data, and its split, with --data-root and --split-file"
             )
         try:
             self.model.load_state_dict(state["model"])
@@ -146,6 +154,7 @@ class Trainer:
         self.log = state["log"]
         self.best = state["best"]
         self.threshold = state.get("threshold")
+        self.operating_point = state.get("operating_point")
 
     def _train_epoch(self, progress: TrainingProgress) -> dict[str, Any]:
         config = self.config
@@ -233,13 +242,15 @@ class Trainer:
         return terms
 
     def _save(self, validation: Validation | None) -> None:
-        """best.pt is the epoch of the highest validation AP, then AUC; without validation images the last epoch."""
+        """best.pt is the last epoch of the highest validation AP, then AUC; the last of all where there is no AP."""
         improved = True
         # Of this epoch's own weights, also where another epoch's were better.
         self.threshold = None if validation is None else validation.threshold
-        if validation is not None:
+        self.operating_point = None if validation is None else validation.operating_point
+        if validation is not None and validation.ap is not None:
             rank = (validation.ap, validation.auc)
-            improved = self.best is None or rank > (self.best["ap"], self.best["auc"])
+            # Few validation images tie soon; of equal epochs the last has learned most.
+            improved = self.best is None or rank >= (self.best["ap"], self.best["auc"])
             if improved:
                 self.best = {"epoch": self.epoch, "ap": validation.ap, "auc": validation.auc}
         else:

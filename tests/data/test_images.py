@@ -1,11 +1,22 @@
 """Reading of image and mask files: every mode that cameras and label tools write, and every way a file is broken."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mffpa_ext.data.images import check_same_size, is_image_file, read_image, read_mask, read_size
+from mffpa_ext.data.images import (
+    check_same_size,
+    is_image_file,
+    largest_mask_value,
+    read_header,
+    read_image,
+    read_mask,
+    read_size,
+)
 from mffpa_ext.errors import UserError
 
 from .conftest import noise, write_gray
@@ -46,6 +57,82 @@ def test_sixteen_bits_are_scaled_alike_for_every_image(tmp_path):
         Image.fromarray(samples).save(tmp_path / f"{name}.png")
         image = read_image(tmp_path / f"{name}.png", 1)[0].numpy()
         assert np.abs(image - samples / 257.0).max() <= 0.51
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_the_bit_depth_of_the_camera(tmp_path, suffix, bits):
+    samples = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(samples).save(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}", 1, bit_depth=bits)[0].numpy()
+    assert image.min() == 0 and image.max() == 255
+    assert np.abs(image - samples * 255.0 / (2**bits - 1)).max() <= 0.51
+    if bits < 16:
+        samples[3, 3] = 2**bits
+        Image.fromarray(samples).save(tmp_path / f"a{suffix}")
+        with pytest.raises(UserError, match=f"up to {2**bits - 1} with --bit-depth {bits}, got {2**bits}"):
+            read_image(tmp_path / f"a{suffix}", 1, bit_depth=bits)
+
+
+def test_eight_bit_files_have_no_other_depth(tmp_path):
+    pixels = noise(0, (8, 8))
+    assert np.array_equal(read_image(write_gray(tmp_path / "a.png", pixels), 1, bit_depth=12)[0], pixels)
+
+
+def test_sixteen_bit_colour_is_read_by_its_upper_bytes(tmp_path):
+    path = write_deep_colour(tmp_path / "a.png", 0xAB00)
+    assert (read_image(path, 3) == 0xAB).all() and read_header(path).bits == 16
+    with pytest.raises(UserError, match="got 16-bit colour or transparency"):
+        read_image(path, 3, bit_depth=12)
+
+
+def write_deep_colour(path, value):
+    """A PNG with three samples of 16 bits, which Pillow reads and does not write."""
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = (b"\0" + struct.pack(">H", value) * 3 * 4) * 4
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png"])
+def test_several_images_in_one_file_are_refused(tmp_path, suffix):
+    frames = [Image.fromarray(noise(seed, (16, 16))) for seed in range(3)]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    for read in (lambda: read_image(tmp_path / f"a{suffix}", 1), lambda: read_mask(tmp_path / f"a{suffix}")):
+        with pytest.raises(UserError, match=f"a{suffix}: expected one image, got a file that holds 3"):
+            read()
+
+
+def test_a_picture_of_a_phone_may_carry_a_preview(tmp_path):
+    picture, preview = (Image.fromarray(noise(seed, (16, 16))) for seed in range(2))
+    picture.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview], quality=100)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.n_frames == 2
+    assert np.abs(read_image(tmp_path / "a.jpg", 1)[0].numpy().astype(int) - noise(0, (16, 16))).max() < 20
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest undoes the filter of `images`
+def test_huge_images(tmp_path, monkeypatch):
+    """Beyond Pillow's second limit an error, between the two none."""
+    path = write_gray(tmp_path / "a.png", noise(0, (20, 20)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert read_image(path, 1).shape == (1, 20, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="a.png: too large .*: crop or shrink it") as error:
+        read_image(path, 1)
+    assert "400 pixels" in message(error)
+
+
+@pytest.mark.parametrize("mode, gray, bits", [
+    ("L", True, 8), ("1", True, 8), ("LA", True, 8), ("I;16", True, 16), ("RGB", False, 8), ("RGBA", False, 8)])
+def test_headers(tmp_path, mode, gray, bits):
+    image = Image.fromarray(np.full((6, 9), 300, np.uint16)) if mode == "I;16" else Image.new(mode, (9, 6))
+    image.save(tmp_path / "a.png")
+    header = read_header(tmp_path / "a.png")
+    assert (header.size, header.gray, header.bits, header.format) == ((6, 9), gray, bits, "PNG")
 
 
 def test_floating_point_is_refused(tmp_path):
@@ -96,6 +183,51 @@ def test_masks_of_any_mode(tmp_path, mode):
     assert Image.open(path).mode == mode
     mask = read_mask(path)
     assert mask.dtype == np.uint8 and np.array_equal(mask, truth)
+
+
+def soft_disc():
+    y, x = np.mgrid[:40, :40]
+    return np.clip(255 * (12.5 - np.hypot(x - 20, y - 20)) / 4, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "LA", "I;16", "JPEG"])
+def test_masks_with_soft_edges_have_a_threshold(tmp_path, kind):
+    soft, path = soft_disc(), tmp_path / ("m.jpg" if kind == "JPEG" else "m.png")
+    if kind == "I;16":
+        Image.fromarray(soft.astype(np.uint16) * 257).save(path)
+    elif kind == "JPEG":
+        Image.fromarray(soft).save(path, quality=95)
+    else:
+        Image.fromarray(soft).convert(kind).save(path)
+    for threshold in (1, 64, 128, 255):
+        expected = soft >= threshold
+        differing = (read_mask(path, threshold) != expected).mean()
+        assert differing == 0 or kind == "JPEG" and differing < 0.25
+    assert (read_mask(path, 128) != (soft >= 128)).mean() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "1", "I;16"])
+def test_masks_of_numbered_classes_keep_them_all(tmp_path, kind):
+    classes = np.array([[0, 1, 0], [2, 0, 3]], np.uint8)
+    if kind == "1":
+        classes = np.minimum(classes, 1)
+    image = Image.fromarray(classes.astype(np.uint16) if kind == "I;16" else classes * (255 if kind == "1" else 1))
+    image = image.convert(kind) if kind in ("P", "1") else image
+    if kind == "P":
+        image.putpalette([0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0, 60])
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", 128), classes > 0)
+
+
+def test_masks_of_eight_bits_in_sixteen_are_not_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 100], [200, 255]], np.uint16)).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", 128), [[0, 0], [1, 1]])
+    assert largest_mask_value(tmp_path / "m.png") == 255
+
+
+def test_the_noise_of_a_jpeg_is_no_defect(tmp_path):
+    Image.fromarray(np.where(np.eye(16), 9, 0).astype(np.uint8)).save(tmp_path / "m.jpg", quality=95)
+    assert read_mask(tmp_path / "m.jpg").any() and not read_mask(tmp_path / "m.jpg", 128).any()
 
 
 def test_palette_masks_count_by_index(tmp_path):

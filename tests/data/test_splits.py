@@ -4,21 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from mffpa_ext.data.splits import (carve_validation, check_fixed_flags, choose_annotated, draw_parts, group_folds,
-                                   split_in_halves)
+from mffpa_ext.data.splits import (
+    carve_validation,
+    check_fixed_flags,
+    choose_annotated,
+    draw_parts,
+    group_folds,
+    part_by_seed,
+    split_in_halves,
+)
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 
 def records_of(positives, negatives):
-    return [Record(f"{i:03d}.png", Path(f"{i:03d}.png"), None, int(i < positives), True)
+    return [Record(f"{i:03d}.png", Path(f"{i:03d}.png"), Path("mask"), int(i < positives), True)
             for i in range(positives + negatives)]
 
 
 def foldered(folders=9, parts=4, twins=()):
     canonical = {second: first for first, second in twins}
     names = [f"kos{f:02d}" for f in range(folders)]
-    return [Record(f"{name}/{p}", Path("x"), None, int(p == 0), True, group=canonical.get(name, name), folder=name)
+    return [Record(f"{name}/{p}", Path("x"), Path("mask"), int(p == 0), True, canonical.get(name, name), folder=name)
             for name in names for p in range(parts)]
 
 
@@ -141,3 +148,27 @@ def test_folds_by_group():
     assert max(map(len, folds)) - min(map(len, folds)) <= 1
     assert any({"kos01", "kos26"} <= fold for fold in folds)
     assert folds == group_folds(groups, 3, seed=7) != group_folds(groups, 3, seed=8)
+
+
+def folder_records(good, masked, unmasked):
+    kinds = [("g", 0, None)] * good + [("m", 1, Path("m"))] * masked + [("u", 1, None)] * unmasked
+    return [Record(f"{kind}{i}", Path("x"), mask, label, annotated=True) for i, (kind, label, mask) in enumerate(kinds)]
+
+
+@pytest.mark.parametrize("good, masked, unmasked", [
+    (40, 12, 28), (3, 3, 0), (3, 0, 3), (3, 1, 2), (50, 2, 1), (7, 5, 5)])
+@pytest.mark.parametrize("test, val", [(0.2, 0.2), (0.5, 0.5), (0, 0.9), (0.01, 0), (0, 0)])
+def test_parts_by_seed_hold_every_kind(good, masked, unmasked, test, val):
+    records = folder_records(good, masked, unmasked)
+    for seed in range(5):
+        parts = part_by_seed(records, test, val, seed)
+        assert list(parts) == [record.name for record in records]
+        for part in ["train"] + ["test"] * (test > 0) + ["val"] * (val > 0):
+            names = [name for name in parts if parts[name] == part]
+            assert any(name.startswith("g") for name in names) and any(name[0] in "mu" for name in names)
+            if part == "train" and masked:
+                assert any(name.startswith("m") for name in names)
+    if (good, test, val) == (40, 0.2, 0.2):
+        sizes = {part: [sum(parts[name] == part and name[0] == kind for name in parts) for kind in "gmu"]
+                 for part in ("test", "val", "train")}
+        assert sizes == {"test": [8, 2, 6], "val": [6, 2, 4], "train": [26, 8, 18]}

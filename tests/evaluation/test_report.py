@@ -97,8 +97,8 @@ def test_time_is_equation_8_and_says_what_it_covers(predictor, dataset, monkeypa
     assert [timing.scope for timing in timings] == ["model", "render + resize + copy + model"]
     assert passes == [(1, 1, 32, 40)] * 2 * (9 + timing_module.WARM_UP)  # single images; more than there are
     for number, timing in enumerate(timings):
-        # The clock's n-th reading is n^2 ms. Warm-up reads it once a pass and does not count; then it is twice a pass.
-        first = number * (timing_module.WARM_UP + 2 * 9) + timing_module.WARM_UP
+        # The clock's n-th reading is n^2 ms; it is read twice a pass. Warm-up does not count.
+        first = 2 * (number * (timing_module.WARM_UP + 9) + timing_module.WARM_UP)
         took = np.array([2 * (first + 2 * n) + 1 for n in range(9)], dtype=float)
         assert timing.images == 9
         assert timing.fps == pytest.approx(9 / (took.sum() / 1000))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mffpa_ext.data.bad_images import BadImage
 from mffpa_ext.errors import UserError
 from mffpa_ext.training.run_folder import RunFolder
 
@@ -60,6 +61,7 @@ def test_discarded_unless_there_is_a_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.discard_unless_started()  # not made yet: nothing to do
     folder.create({})
+    folder.write_lists({"good/1.png": "train"}, [BadImage("good/2.png", "good/2.png: empty")])
     folder.best.write_bytes(b"written just before last.pt")
     folder.discard_unless_started()
     assert not folder.path.exists()
@@ -75,6 +77,15 @@ def test_a_discarded_folder_keeps_what_somebody_else_put_there(tmp_path: Path) -
     (folder.path / "notes.txt").write_text("mine")
     folder.discard_unless_started()
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_lists_are_written_as_far_as_there_are_any(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_lists(None, [])
+    assert list(tmp_path.iterdir()) == []
+    folder.write_lists({"b": "test", "a, größer": "train"}, [BadImage("c", "c: empty, remove it")])
+    assert folder.split.read_text(encoding="utf-8") == 'name,part\n"a, größer",train\nb,test\n'
+    assert folder.skipped.read_text() == 'name,reason\nc,"c: empty, remove it"\n'
 
 
 def test_the_log_is_written_whole(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_without_validation_best_is_the_last_epoch(make_trainer: Callable, folde
 
 
 def test_best_is_the_epoch_of_the_highest_validation_ap(make_trainer: Callable, folder: RunFolder) -> None:
-    results = iter([(0.5, 0.9), (0.7, 0.6), (0.7, 0.8), (0.7, 0.8), (0.6, 1.0)])  # AUC decides between equal APs
+    results = iter([(0.5, 0.9), (0.7, 0.6), (0.7, 0.8), (0.7, 0.8), (0.6, 1.0)])  # AUC, then the later
     seen = []
 
     def validate(model: torch.nn.Module) -> Validation:
@@ -125,11 +125,22 @@ def test_best_is_the_epoch_of_the_highest_validation_ap(make_trainer: Callable, 
 
     make_trainer(epochs=5, validate=validate).fit()
     best, last = read_checkpoint(folder.best), read_checkpoint(folder.last)
-    assert (best["epoch"], last["epoch"]) == (3, 5)
-    assert best["best"] == last["best"] == {"epoch": 3, "ap": 0.7, "auc": 0.8}
-    assert (best["threshold"], last["threshold"]) == (0.3, 0.5)  # each is of its own weights
-    assert same_weights(best["model"], seen[2]) and same_weights(last["model"], seen[4])
+    assert (best["epoch"], last["epoch"]) == (4, 5)
+    assert best["best"] == last["best"] == {"epoch": 4, "ap": 0.7, "auc": 0.8}
+    assert (best["threshold"], last["threshold"]) == (0.4, 0.5)  # each is of its own weights
+    assert same_weights(best["model"], seen[3]) and same_weights(last["model"], seen[4])
     assert [row["val_ap"] for row in last["log"]] == [0.5, 0.7, 0.7, 0.7, 0.6]
+
+
+def test_without_an_ap_best_is_the_last_epoch_with_its_threshold(make_trainer: Callable, folder: RunFolder) -> None:
+    thresholds = iter([0.3, 0.6])
+    make_trainer(epochs=2, validate=lambda model: Validation(None, None, next(thresholds), {"rule": "fpr"})).fit()
+    best = read_training_state(folder.best)
+    assert (best["epoch"], best["threshold"], best["operating_point"]) == (2, 0.6, {"rule": "fpr"})
+    assert best["best"] == {"epoch": 2, "ap": None, "auc": None} and best["log"][-1]["val_ap"] is None
+    continued = make_trainer(epochs=2)
+    continued.load_state_dict(best)
+    assert continued.operating_point == {"rule": "fpr"}
 
 
 def test_the_best_so_far_survives_a_resume(make_trainer: Callable, folder: RunFolder) -> None:
@@ -232,7 +243,7 @@ def test_other_training_images_are_noticed(make_trainer: Callable, folder: RunFo
     make_trainer(epochs=1).fit()
     renamed = ["elsewhere", *splits.train.names[1:]]
     monkeypatch.setattr(splits.train, "names", renamed)
-    with pytest.raises(UserError, match="last.pt: the training images are not those that the run began with"):
+    with pytest.raises(UserError, match="last.pt: the training images and masks are not those that the run began"):
         make_trainer(epochs=1).load_state_dict(read_training_state(folder.last))
 
 
