@@ -255,6 +255,7 @@ void launch_contexts(std::int64_t blocks, int threads, std::size_t shared_bytes,
       std::abort();
     }
   }
+  current_kernel = nullptr;
 }
 
 template <class Kernel>
