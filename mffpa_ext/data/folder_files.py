@@ -35,8 +35,8 @@ class FolderFiles:
 def find_files(config: DataConfig) -> FolderFiles:
     """Looks through the sub-folders that the config names, and those below them; links are followed.
 
-    A file belongs to the deepest of the named folders that it lies in. Raises UserError for a folder that is missing
-    or empty, and for a mask that fits several images or an image that several masks fit.
+    A file belongs to the deepest of the named folders that it lies in. Raises UserError for a folder that is missing,
+    empty or unreadable, and for a mask that fits several images or an image that several masks fit.
     """
     root = Path(config.data_root)
     good, defective = _folders(config.good_folder, "good"), _folders(config.defect_folder, "defect")
@@ -95,7 +95,7 @@ def _walk(root: Path, folders: Sequence[_Folder]) -> Iterator[tuple[str, Path]]:
     paths: dict[str, Path] = {}
     for folder in folders:
         seen: set[str] = set()  # a link may lead back to a folder above it
-        for directory, below, files in os.walk(root.joinpath(*folder), followlinks=True):
+        for directory, below, files in os.walk(root.joinpath(*folder), onerror=_unreadable, followlinks=True):
             real = os.path.realpath(directory)
             if real in seen:
                 below.clear()
@@ -106,6 +106,13 @@ def _walk(root: Path, folders: Sequence[_Folder]) -> Iterator[tuple[str, Path]]:
                 path = Path(directory, file)
                 paths[path.relative_to(root).as_posix()] = path
     yield from sorted(paths.items())
+
+
+def _unreadable(error: OSError) -> None:
+    """Ends the walk: without the images of a folder the others would be another data set."""
+    if not isinstance(error, FileNotFoundError):  # there need be no masks
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}): give the permission, or move it out of "
+                        f"--data-root")
 
 
 def _owner(name: str, folders: Sequence[_Folder]) -> _Folder:

@@ -143,5 +143,21 @@ def test_folders_that_do_not_fit(tree, tmp_path, settings, match):
         tree("good/a.png", "defect/x.png", **settings)
 
 
+@pytest.mark.parametrize("folder", ["good", "defect/line 2", "masks/line 2"])
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tree, monkeypatch, folder):
+    names = ("good/a.png", "defect/x.png", "defect/line 2/x.png", "masks/line 2/x.png")
+    assert len(tree(*names).defective) == 2
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith(folder):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read whatever the mode says
+    with pytest.raises(UserError, match=rf"{folder}: cannot be read \(Permission denied\)"):
+        tree()
+
+
 def test_there_need_be_no_mask_folder(tree):
     assert tree("good/a.png", "defect/x.png").masks == {}
