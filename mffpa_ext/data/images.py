@@ -50,7 +50,7 @@ def read_image(
     Raises UserError for a file that is missing, empty, truncated or no such image, for several images in one file, and
     for a sample above 2^bit_depth - 1.
     """
-    image = _to_mode(_read(path, lambda opened: _upright(opened, path, bit_depth)), channels, path, bit_depth)
+    image = _read(path, lambda opened: _to_mode(_upright(opened, path, bit_depth), channels, path, bit_depth))
     if size is not None and (image.height, image.width) != tuple(size):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
     pixels = torch.from_numpy(np.array(image))
@@ -132,7 +132,7 @@ def _header(image: Image.Image) -> ImageHeader:
         palette = np.asarray(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
         gray = bool((palette == palette[:, :1]).all())
     else:
-        gray = image.mode in _GRAY_MODES or raw.startswith("LA")
+        gray = image.mode in _GRAY_MODES or raw in ("LA", "LA;16B")
     # Not the PNG reader's own getexif, which decodes the image in search of a chunk behind the pixels.
     return ImageHeader(_oriented_size(image, Image.Image.getexif(image)), gray, bits, image.format or "?")
 
@@ -213,6 +213,8 @@ def _to_mode(image: Image.Image, channels: int, path: Path, bit_depth: int) -> I
         image = Image.fromarray(((samples.astype(np.int32) * 255 + top // 2) // top).astype(np.uint8))
     elif image.mode == "F":
         raise UserError(f"{path}: expected 8 or 16 bits a sample, got floating point: convert it to 8 or 16 bits")
+    elif image.mode == "LAB":  # which Pillow converts to RGB alone
+        image = image.convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 

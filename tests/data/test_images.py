@@ -135,6 +135,24 @@ def test_headers(tmp_path, mode, gray, bits):
     assert (header.size, header.gray, header.bits, header.format) == ((6, 9), gray, bits, "PNG")
 
 
+def test_lab_is_colour(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("LAB", (8, 8), (255, 128, 128)).save(path)  # white
+    assert not read_header(path).gray
+    assert (read_image(path, 3) >= 254).all() and (read_image(path, 1) >= 254).all()
+
+
+def test_a_mode_that_does_not_convert_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("conversion not supported")
+
+    path = write_gray(tmp_path / "a.png", noise(0, (8, 8)))
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    with pytest.raises(UserError) as error:
+        read_image(path, 3)
+    assert "a.png: cannot be read as an image (conversion not supported)" in message(error)
+
+
 def test_floating_point_is_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match="floating point") as error:
