@@ -32,8 +32,9 @@ from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
 from mffpa_ext.training.trainer import Trainer, Validation
 
-# What may differ when a run is continued: where it runs and where the data lie, nothing that changes the result.
-RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file")
+# What may differ when a run is continued: where it runs, where the data lie, and what
+# becomes of images that were lost since; the training images stay those that the run began with.
+RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file", "on_bad_image")
 
 
 def main(arguments: list[str]) -> None:
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
         "config": describe_config(data, training),
         "preprocessing": preprocessing(splits),
         "notes": notes,
-        "parts": plan.parts,
+        "parts": kept.get("parts") or plan.parts,  # what is lost today may be there again tomorrow
     }
 
     rule = ThresholdRule(training.threshold_rule, training.threshold_fpr, training.threshold_margin)
@@ -120,6 +121,8 @@ def parse(arguments: list[str]) -> tuple[DataConfig, TrainConfig, str | None]:
                 f"--resume: a run is continued with its own settings; leave out {', '.join(foreign) or '--config'}"
             )
         settings = flags.restored(read_training_state(RunFolder(resume).last)["config"]) | given
+        if settings["dataset"] == "folder" and "split_file" in given:
+            raise UserError(f"--resume {resume}: a run on one's own folder keeps its own split: leave out --split-file")
     else:
         settings = (flags.read_config_file(file, DataConfig, TrainConfig) if file else {}) | given
     data, training = flags.build(DataConfig, settings), flags.build(TrainConfig, settings)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,27 @@ def test_bad_images_end_it_or_are_listed(parts: Path, here: Path, train: Callabl
     assert code == 2 and tested in err
     code, out, err = command("evaluate", "--checkpoint", "run/best.pt", "--timing-images", 0, "--output", "ev")
     assert (code, err) == (0, "") and tested in out and tested not in (here / "ev" / "predictions.csv").read_text()
+
+
+def test_a_run_goes_on_without_a_lost_test_image(parts: Path, here: Path, train: Callable, command: Callable) -> None:
+    assert train("--bit-depth", 12)[0] == 0
+    split = (here / "run" / "split.csv").read_text()
+    tested = next(row["name"] for row in rows(here / "run" / "predictions.csv") if row["label"] == "0")
+    content = (parts / tested).read_bytes()
+    (parts / tested).unlink()
+    code, _, err = command("train", "--resume", "run")
+    assert code == 2 and tested in err and "--split-file" not in err
+    code, _, err = command("train", "--resume", "run", "--split-file", "run/split.csv")
+    assert code == 2 and "a run on one's own folder keeps its own split: leave out --split-file" in err
+    code, out, _ = command("train", "--resume", "run", "--on-bad-image", "skip")
+    assert code == 0 and f"1 images of this run are no longer there and left out: {tested}" in out
+    assert tested not in (here / "run" / "predictions.csv").read_text()
+    (parts / tested).write_bytes(content)  # once it is there again, it belongs to the run again
+    for path in [*parts.rglob("größe*.png")]:  # on the way through a Mac
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    code, out, _ = command("train", "--resume", "run")
+    assert code == 0 and tested in (here / "run" / "predictions.csv").read_text()
+    assert (here / "run" / "split.csv").read_text() == split
 
 
 def test_without_a_test_part_the_run_says_so(parts: Path, here: Path, train: Callable, command: Callable) -> None:

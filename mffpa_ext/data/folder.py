@@ -10,7 +10,7 @@ import numpy as np
 from mffpa_ext.data.bad_images import listed
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.duplicates import notes_on_duplicates
-from mffpa_ext.data.folder_files import FolderFiles, find_files
+from mffpa_ext.data.folder_files import FolderFiles, find_files, normal
 from mffpa_ext.data.images import largest_mask_value, read_mask
 from mffpa_ext.data.part_lists import read_parts
 from mffpa_ext.data.splits import Layout, part_by_seed
@@ -19,6 +19,7 @@ from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
 _FEW = 5  # defects of a part, below which its figures say little
+_TITLES = {"train": "train", "val": "validation", "test": "test"}  # of the parts
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _parts(config: DataConfig, records: list[Record], seed: int, earlier: Mappin
     """The part of each image, and what is to be said of the split."""
     names = [record.name for record in records]
     if earlier is not None:
-        return earlier, _changes(earlier, names, config.data_root, test_only)
+        parts = _as_named_now(earlier, names)
+        return parts, _changes(parts, names, config, test_only)
     if config.split_file is None:
         parts = part_by_seed(records, config.test_fraction, config.val_fraction, seed)
         return parts, [f"split by seed {seed}: {_counts(parts)}"]
@@ -97,24 +99,40 @@ def _parts(config: DataConfig, records: list[Record], seed: int, earlier: Mappin
     return parts, [f"split by {file}: {_counts(parts)}", *notes]
 
 
-def _changes(earlier: Mapping[str, str], names: list[str], root: str, test_only: bool) -> list[str]:
-    """What came since the split was made is in no part; what is gone cannot be done without."""
+def _as_named_now(earlier: Mapping[str, str], names: list[str]) -> dict[str, str]:
+    """The parts by the names that the files have today: on the way to another system accents may be composed anew."""
+    there, today = set(names), {normal(name): name for name in names}
+    return {name if name in there else today.get(normal(name), name): part for name, part in earlier.items()}
+
+
+def _changes(earlier: Mapping[str, str], names: list[str], config: DataConfig, test_only: bool) -> list[str]:
+    """What came since the split was made is in no part; what is gone trained the network, or may be left out."""
     there = set(names)
-    missing = [name for name, part in earlier.items() if name not in there and (part == "test" or not test_only)]
+    lost = {name: part for name, part in earlier.items() if name not in there and (part == "test" or not test_only)}
+    trained = [name for name, part in lost.items() if part == "train"]
+    missing = trained if config.on_bad_image == "skip" else list(lost)
     if missing:
-        raise UserError(f"{Path(root) / missing[0]}: an image of this run is no longer there ({len(missing)} such "
-                        f"images): put back, or list those that are there in a --split-file: {listed(missing)}")
+        remedy = "" if trained else ", or leave it out with --on-bad-image skip"
+        raise UserError(f"{Path(config.data_root) / missing[0]}: an image of this run is no longer there "
+                        f"({len(missing)} such images): put it back{remedy}: {listed(missing)}")
+    for part, count in Counter(lost.values()).items():
+        total = list(earlier.values()).count(part)
+        if 2 * count > total:
+            raise UserError(f"--on-bad-image skip: {count} of the {total} {_TITLES[part]} images of this run are no "
+                            f"longer there, more than half: put them back: {listed(list(lost), 3)}")
+    notes = []
+    if lost:
+        notes.append(f"{len(lost)} images of this run are no longer there and left out: {listed(list(lost))}")
     added = [name for name in names if name not in earlier]
-    if not added:
-        return []
-    return [f"{len(added)} images came after the split of the training, or were left out of it, and are not used: "
-            f"{listed(added, 5)}"]
+    if added:
+        notes.append(f"{len(added)} images came after the split of the training, or were left out of it, and are not "
+                     f"used: {listed(added, 5)}")
+    return notes
 
 
 def _counts(parts: Mapping[str, str]) -> str:
     counts = Counter(parts.values())
-    return ", ".join(f"{counts[part]} {title}" for part, title in (
-        ("train", "train"), ("val", "validation"), ("test", "test")) if counts[part])
+    return ", ".join(f"{counts[part]} {title}" for part, title in _TITLES.items() if counts[part])
 
 
 def _found(config: DataConfig, files: FolderFiles) -> str:

@@ -105,7 +105,7 @@ def _walk(root: Path, folders: Sequence[_Folder]) -> Iterator[tuple[str, Path]]:
             for file in files:
                 path = Path(directory, file)
                 paths[path.relative_to(root).as_posix()] = path
-    yield from sorted(paths.items())
+    yield from sorted(paths.items(), key=lambda item: (normal(item[0]), item[0]))  # the same on every system
 
 
 def _unreadable(error: OSError) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mffpa_ext.data.folder_files import normal
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
 
@@ -143,7 +144,8 @@ def part_by_seed(records: Sequence[Record], test_fraction: float, val_fraction: 
 
 def _stratified(records: Sequence[Record], fraction: float, to_leave: int, rng: np.random.Generator) -> list[str]:
     """Names of about `fraction` of each kind of image; of each label one at least is taken, and `to_leave` are left."""
-    good, masked, unmasked = (sorted(record.name for record in records if (record.label, record.has_mask) == kind)
+    good, masked, unmasked = (sorted((record.name for record in records if (record.label, record.has_mask) == kind),
+                                     key=lambda name: (normal(name), name))
                               for kind in ((0, True), (1, True), (1, False)))
 
     def share(count: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mffpa_ext.data.dataset import DefectDataset
+from mffpa_ext.data.folder_files import normal
 from mffpa_ext.data.images import to_network_input
 from mffpa_ext.data.sampler import BalancedSampler
 from mffpa_ext.errors import UserError
@@ -72,7 +73,7 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.validate = validate
-        names = "\n".join(f"{label}{'' if annotated else '?'} {name}" for label, annotated, name in zip(
+        names = "\n".join(f"{label}{'' if annotated else '?'} {normal(name)}" for label, annotated, name in zip(
             dataset.labels, dataset.annotated, dataset.names, strict=True))
         self.training_images = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
         self.sampler = BalancedSampler(dataset.labels, config.seed)
@@ -140,7 +141,7 @@ class Trainer:
         if state.get("training_images", self.training_images) != self.training_images:
             raise UserError(
                 f"{self.folder.last}: the training images and masks are not those that the run began with: give the "
-                f"folder of the same data, and its split, with --data-root and --split-file"
+                f"folder of the same data with --data-root (and of a published data set its --split-file)"
             )
         try:
             self.model.load_state_dict(state["model"])

@@ -1,5 +1,6 @@
 """One's own folder, from files to the data sets of a training."""
 
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -285,6 +286,51 @@ def test_the_parts_of_an_earlier_run(root):
     first.test[0].image.unlink()
     with pytest.raises(UserError, match="an image of this run is no longer there"):
         load_part(config, 3, "test", 1, progress=False, parts=first.parts)
+
+
+def test_what_an_earlier_run_has_lost_may_be_left_out(root):
+    first = plan(root)
+    test, validation = (next(record for record in part if not record.label) for part in (first.test, first.validation))
+    test.image.unlink()
+    with pytest.raises(UserError, match=rf"{test.name}: .*\(1 such images\): put it back, or leave .*-bad-image skip"):
+        plan(root, parts=first.parts)
+    validation.image.unlink()
+    again = plan(root, parts=first.parts, on_bad_image="skip")
+    assert again.parts == {name: part for name, part in first.parts.items() if name not in (test.name, validation.name)}
+    assert any(note.startswith("2 images of this run are no longer there and left out: good/") for note in again.notes)
+    part = load_part(replace(first.config, on_bad_image="skip"), 0, "test", 1, progress=False, parts=first.parts)
+    assert part.dataset.names == [record.name for record in first.test if record.name != test.name]
+    first.train[0].image.unlink()
+    for settings in ({}, {"on_bad_image": "skip"}):
+        with pytest.raises(UserError, match="an image of this run is no longer there.*put it back: ") as error:
+            plan(root, parts=first.parts, **settings)
+        assert first.train[0].name in str(error.value)
+
+
+def test_no_part_of_an_earlier_run_is_lost_altogether(root):
+    first = plan(root)
+    for record in first.validation:
+        record.image.unlink()
+    with pytest.raises(UserError, match="skip: 5 of the 5 validation images of this run are no longer there, more than"):
+        plan(root, parts=first.parts, on_bad_image="skip")
+
+
+def test_names_may_be_composed_anew_on_another_system(root):
+    """ą, z, é in this order by their letters, and in another once the accents are characters of their own."""
+    for kind in ("good", "defect", "masks"):
+        for number, path in enumerate(sorted((root / kind).iterdir())):
+            path.rename(path.with_name(f"{'éaząz'[number % 5]}{number:02d}.png"))
+    before = plan(root)
+    for path in [*root.rglob("*.png")]:
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+
+    def composed(parts):
+        return [(unicodedata.normalize("NFC", name), part) for name, part in parts.items()]
+
+    after = plan(root, parts=before.parts)
+    assert before.parts.keys() != after.parts.keys() and composed(after.parts) == composed(before.parts)
+    assert not any("no longer there" in note or "came after" in note for note in after.notes)
+    assert composed(plan(root).parts) == composed(before.parts)
 
 
 def test_a_test_alone_needs_no_training_images(root, tmp_path):
