@@ -32,8 +32,8 @@ from mffpa_ext.training.config import resolve as resolve_training
 from mffpa_ext.training.run_folder import RunFolder
 from mffpa_ext.training.trainer import Trainer, Validation
 
-# What may differ when a run is continued: where it runs, where the data lie, and what
-# becomes of images that were lost since; the training images stay those that the run began with.
+# What may differ when a run is continued: where it runs, where the data lie, and what becomes of images
+# that were lost since. The training images stay those that the run began with.
 RESUMABLE = ("device", "workers", "cache_memory", "data_root", "split_file", "on_bad_image")
 
 
