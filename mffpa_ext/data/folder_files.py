@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from mffpa_ext.data.bad_images import listed
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.images import is_image_file
+from mffpa_ext.data.mask_names import image_stem
 from mffpa_ext.errors import UserError
 
-MASK_SUFFIXES = ("_mask", "_label", "_gt")  # of the name without extension, in any case
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 _Folder = tuple[str, ...]  # parts of the path below data_root; () is data_root
@@ -57,7 +57,7 @@ def find_files(config: DataConfig) -> FolderFiles:
         if not is_image_file(path):
             if path.name.lower() not in _LITTER and not path.name.startswith("."):
                 found.others[path.suffix.lower() or "without suffix"] += 1
-        elif owner in masks and (owner not in (*good, *defective) or _without_mask_suffix(_stem(name)) != _stem(name)):
+        elif owner in masks and (owner not in (*good, *defective) or image_stem(_stem(name)) is not None):
             mask_files[name] = path
         else:
             (found.good if owner in good else found.defective)[name] = path
@@ -125,11 +125,6 @@ def _stem(name: str) -> str:
     return normal(str(PurePosixPath(name).with_suffix("")))
 
 
-def _without_mask_suffix(stem: str) -> str:
-    suffix = next((suffix for suffix in MASK_SUFFIXES if stem.lower().endswith(suffix)), "")
-    return stem.removesuffix(stem[len(stem) - len(suffix):]) if suffix else stem
-
-
 def _below(stem: str, folder: _Folder) -> str:
     return "/".join(PurePosixPath(stem).parts[len(folder):])
 
@@ -150,7 +145,7 @@ def _match(found: FolderFiles, mask_files: dict[str, Path], good: Sequence[_Fold
     masks_of: dict[str, list[str]] = {}
     for mask in mask_files:
         stem = _below(_stem(mask), mask_folder)
-        fits = next((stems[name] for name in (stem, _without_mask_suffix(stem)) for stems in candidates
+        fits = next((stems[name] for name in (stem, image_stem(stem)) for stems in candidates
                      if name in stems), [])
         if len(fits) > 1:
             raise UserError(f"{mask_files[mask]}: expected to fit one image, fits {' and '.join(fits[:2])}: put masks "

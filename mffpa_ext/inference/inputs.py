@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mffpa_ext.data.images import is_image_file
-from mffpa_ext.inference.known_masks import image_stem
+from mffpa_ext.data.mask_names import image_stem
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,12 @@ import numpy as np
 from PIL import Image
 
 from mffpa_ext.data.images import IMAGE_SUFFIXES, check_same_size, read_mask, read_size
+from mffpa_ext.data.mask_names import MASK_SUFFIXES
 
 # KolektorSDD and DAGM: Part0_label.bmp, Label/0001_label.PNG; KolektorSDD2: 10000_GT.png.
-_ENDINGS = ("_label", "_mask", "_GT", "_gt")
+_ENDINGS = tuple(spelled for suffix in MASK_SUFFIXES for spelled in (suffix, suffix.upper(), suffix.title()))
 _FOLDERS = (".", "Label")
 _SUFFIXES = tuple(spelled for suffix in sorted(IMAGE_SUFFIXES) for spelled in (suffix, suffix.upper()))
-
-
-def image_stem(stem: str) -> str | None:
-    """The stem of the image that a file is the mask of, by its own; None where it is not named like a mask."""
-    return next((stem.removesuffix(ending) for ending in _ENDINGS if stem.endswith(ending)), None)
 
 
 def find_mask(image: Path, name: str, masks: Path | None = None) -> Path | None:

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mffpa_ext.data.config import DataConfig
+from mffpa_ext.data.folder_files import find_files
+from mffpa_ext.data.mask_names import MASK_SUFFIXES
 from mffpa_ext.errors import UserError
 from mffpa_ext.inference.inputs import ImageFinder, InputImage, common_folder, read_paths
 from mffpa_ext.inference.known_masks import find_mask, read_mask_at
@@ -134,6 +137,16 @@ def test_masks_of_the_published_layouts(tmp_path: Path) -> None:
         assert find_mask(tmp_path / image, image) == tmp_path / mask
     assert find_mask(tmp_path / "own/b.png", "b.png") is None
     assert find_mask(tmp_path / "nowhere/b.png", "b.png") is None
+
+
+@pytest.mark.parametrize("suffix", [spelled for suffix in MASK_SUFFIXES for spelled in (
+    suffix, suffix.upper(), suffix.title())])
+def test_what_trains_as_a_mask_is_none_of_the_images(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, "a.png", f"a{suffix}.PNG", "good/b.png")
+    assert names(ImageFinder().find(str(tmp_path))) == ["a.png"]
+    assert find_mask(tmp_path / "a.png", "a.png") == tmp_path / f"a{suffix}.PNG"
+    files = find_files(DataConfig("folder", str(tmp_path), defect_folder=".", mask_folder="."))
+    assert files.masks == {"a.png": tmp_path / f"a{suffix}.PNG"}
 
 
 def test_a_folder_of_masks_comes_first(tmp_path: Path) -> None:
