@@ -204,6 +204,13 @@ def test_resume_predicts_what_is_missing(predict: Callable, here: Path) -> None:
     assert code == 2 and "come of other threshold" in err
 
 
+def test_results_among_the_images_do_not_become_images(predict: Callable, here: Path) -> None:
+    assert predict("in", "--recursive", "--output", "in")[0] == 0
+    shutil.copy("in/a.png", "in/c.png")
+    code, out, _ = predict("in", "--recursive", "--output", "in", "--resume")
+    assert code == 0 and out.count("\n") == 1 and out.endswith("in/c.png\n")
+
+
 # wrong flags: exit code 2, one line, nothing left
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def test_recursive(tmp_path: Path) -> None:
     assert names(ImageFinder(True, named_by_folder=True).find(f"{tmp_path}/Class1")) == ["Class1/0001.PNG"]
 
 
+def test_overlays_of_an_earlier_prediction_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "overlays/a.png.png", "run/predictions.csv", "run/overlays/x/a.png.png")
+    assert names(ImageFinder(True).find(str(tmp_path))) == ["a.png", "overlays/a.png.png"]  # someone's own folder
+    touch(tmp_path, "predictions.csv")
+    assert names(ImageFinder(True, leave_out=tmp_path).find(str(tmp_path))) == ["a.png"]
+
+
 def test_what_has_no_images_is_an_error_of_its_own(tmp_path: Path) -> None:
     touch(tmp_path, "deep/down/a.png")
     (tmp_path / "empty").mkdir()
