@@ -57,6 +57,8 @@ COLUMNS = tuple(field.name for field in fields(Row))
 _NUMBERS = ("score", "milliseconds", "decode_ms", "model_ms", "mask_score")
 HEADER = ",".join(COLUMNS) + "\n"
 CSV, JSON = "predictions.csv", "predictions.json"
+# A path that comes through a pipe may be of any length; what was written must be read again.
+csv.field_size_limit(2**31 - 1)
 
 
 def _csv_line(values: Any) -> str:
