@@ -70,10 +70,11 @@ class ImageFinder:
         """above: the stems of the images of the folder around it."""
         try:
             entries = sorted(folder.iterdir())
+            os.stat(f"{folder}/.")  # what can be listed may still not be entered
         except OSError as error:
             yield InputImage(str(folder), folder.name, f"{folder}: cannot be read ({error.strerror})")
             return
-        files = [path for path in entries if is_image_file(path)]
+        files = [path for path in entries if _is_image_file(path)]
         stems = frozenset(path.stem for path in files)
         for path in files:
             own = image_stem(path.stem)
@@ -84,9 +85,16 @@ class ImageFinder:
         if self.recursive:
             for path in entries:
                 # Links are left out: they may lead in circles.
-                if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                if os.path.isdir(path) and not path.is_symlink() and not path.name.startswith("."):
                     if path.resolve() != self.leave_out and not _holds_overlays(path):
                         yield from self._in_folder(path, stems)
+
+
+def _is_image_file(path: Path) -> bool:
+    try:
+        return is_image_file(path)
+    except OSError:  # a link to where one may not look: reading it tells so in its row
+        return True
 
 
 def _holds_overlays(folder: Path) -> bool:

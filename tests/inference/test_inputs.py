@@ -65,6 +65,17 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     assert "cannot be read (Permission denied)" in only.error
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.png", "listed/b.png", "listed/deep/c.png", "z.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "listed/b.png")
+    (tmp_path / "listed").chmod(0o444)
+    found = list(ImageFinder(recursive=True).find(str(tmp_path)))
+    (tmp_path / "listed").chmod(0o755)
+    assert [image.name for image in found] == ["link.png", "z.png", "a/x.png", "listed"]
+    assert found[3].error.endswith("listed: cannot be read (Permission denied)")
+
+
 def test_a_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
     given = "./x//../Part0_label.bmp"
     assert list(ImageFinder().find(given)) == [InputImage(given, "x/Part0_label.bmp")]
