@@ -224,6 +224,7 @@ def test_results_among_the_images_do_not_become_images(predict: Callable, here: 
         ("in --decode-threads 0", "--decode-threads"),
         ("in --masks nowhere", "--masks nowhere: expected a folder of masks, found none"),
         ("in --resume", "--resume: it goes on with the predictions in --output"),
+        ("- --resume --output out", "--resume: paths on standard input may be new images under old names"),
         ("in --output in/a.png", "--output in/a.png: expected a folder to write to"),
         ("in --output /proc/nothing", "--output /proc/nothing: cannot be written to"),
         ("in --precision fp8", "--precision"),
@@ -313,7 +314,8 @@ def test_ended_while_it_waits(start: Callable, folder: Path, here: Path) -> None
     process.wait(timeout=60)
     err = process.stderr.read().decode()
     assert process.returncode == 130 and err.endswith(
-        "interrupted after 1 image, whose predictions are in out; to continue, give the same command with --resume\n")
+        "interrupted after 1 image, whose predictions are in out; to continue, pipe the paths that are left, with a new "
+        "folder as --output\n")
     assert "Traceback" not in err and "Fatal" not in err
     content = json.loads((here / "out" / "predictions.json").read_text())
     assert content["complete"] is False and len(content["predictions"]) == 1
