@@ -269,6 +269,8 @@ def heading(config: PredictConfig, state: dict[str, Any], preprocessing: Preproc
                      f"train with --val-fraction 0.2")
     else:
         lines.append(f"defective from score {point.threshold:.6g} on: {point.description}")
+    if point.threshold is None and config.output is not None and config.overlays == "defective":
+        lines.append("note: --overlays defective: nothing is decided, so no heat map is drawn; --overlays all draws them")
     lines += [f"note: {note}" for note in precision_notes(predictor.precision, predictor.device)]
     print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -185,6 +185,10 @@ def test_without_a_threshold_nothing_is_decided(predict: Callable, folder: Path,
     assert code == 0 and [line.split()[1] for line in out.splitlines()] == ["unknown"] * 2
     assert "no decisions: no validation images to choose a threshold on. Give --threshold" in err
     assert json.loads((here / "out" / "predictions.json").read_text())["threshold"] is None
+    assert "no heat map is drawn" not in err and (here / "out" / "overlays").exists()
+    _, _, err = predict("in", "--checkpoint", "none.pt", "--output", "none", "--overlays", "defective")
+    assert "note: --overlays defective: nothing is decided, so no heat map is drawn" in err
+    assert not (here / "none" / "overlays").exists()
 
 
 # going on
