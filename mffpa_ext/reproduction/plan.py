@@ -13,12 +13,12 @@ from typing import Any
 from mffpa_ext import flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
-from mffpa_ext.data.facts import STEEL_POSITIVES
+from mffpa_ext.data.facts import FACTS, STEEL_POSITIVES
 from mffpa_ext.errors import UserError
 from mffpa_ext.reproduction import cells as grid
 from mffpa_ext.reproduction.cells import Cell
 from mffpa_ext.reproduction.protocol import PROTOCOLS, Part, Protocol, choose_parts
-from mffpa_ext.reproduction.runs import NEUTRAL, Run, folder_name, key_of
+from mffpa_ext.reproduction.runs import NEUTRAL, THRESHOLD, Run, folder_name, key_of
 from mffpa_ext.reproduction.tables import Table
 from mffpa_ext.training.config import TrainConfig
 from mffpa_ext.training.config import resolve as resolve_training
@@ -153,10 +153,12 @@ def _resolve(fixed: dict[str, Any], places: dict[str, Any], overrides: dict[str,
 
     data, training = resolved({**settings, **overrides})
     published = resolved({**settings, **{name: overrides[name] for name in ("recipe",) if name in overrides}})
+    validated = data.validate_on == "test" or data.val_fraction > 0 or FACTS[data.dataset].has_validation
+    neutral = NEUTRAL | {"recipe"} | (frozenset() if validated else THRESHOLD)
     changed = {
         field.name: getattr(ours, field.name)
         for ours, theirs in zip((data, training), published, strict=True) for field in fields(ours)
-        if field.name in overrides and field.name not in NEUTRAL | {"recipe"}
+        if field.name in overrides and field.name not in neutral
         and getattr(ours, field.name) != getattr(theirs, field.name)
     }
     return training, changed

@@ -118,6 +118,15 @@ def test_what_determines_a_result_and_what_does_not(plan: Callable) -> None:
     assert len(paths | {path}) == 7
 
 
+def test_a_threshold_rule_counts_where_it_has_images(plan: Callable) -> None:
+    for table, more, counts in ((4, {}, False), (4, {"val_fraction": 0.2}, True), (4, {"validate_on": "test"}, True),
+                                (3, {}, True)):
+        for rule in ({"threshold_rule": "recall"}, {"threshold_fpr": 0.2}, {"threshold_margin": 2.0}):
+            plain, ruled = (plan(table, cells="N=0", overrides={**more, **given}) for given in ({}, rule))
+            assert (ruled.wanted()[0].path != plain.wanted()[0].path) is counts, (table, more, rule)
+            assert (ruled.folder != plain.folder) is counts
+
+
 def test_an_override_that_changes_a_recipe_counts_against_that_recipe(plan: Callable) -> None:
     """lr 0.01 is the paper's, not MixSup's."""
     paths = {plan(1, cells="N=5", overrides={"recipe": "mixsup", **more}).wanted()[0].path
