@@ -93,6 +93,7 @@ def make_plan(table: Table, choices: Choices) -> Plan:
     effective: dict[str, Any] = {}
     for cell in grid.all_cells(table):
         try:
+            _check_positives(table, cell.n, overrides)
             split = _split_file(protocol, choices.splits, cell.n, overrides)
         except UserError:
             if cell in selected:
@@ -162,6 +163,14 @@ def _resolve(fixed: dict[str, Any], places: dict[str, Any], overrides: dict[str,
         and getattr(ours, field.name) != getattr(theirs, field.name)
     }
     return training, changed
+
+
+def _check_positives(table: Table, n: int, overrides: dict[str, Any]) -> None:
+    positives = overrides.get("steel_positives")
+    if positives is not None and n > positives:
+        fitting = ",".join(str(other) for other in table.n if other <= positives)
+        raise UserError(f"--steel-positives {positives}: N={n} of Table {table.number} needs as many: give more, or "
+                        f"take the other cells with --cells N={fitting}")
 
 
 def _split_file(protocol: Protocol, splits: Path | None, n: int, overrides: dict[str, Any]) -> Path | None:

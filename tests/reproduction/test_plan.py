@@ -103,6 +103,15 @@ def test_epochs_of_mixsup_on_steel_follow_the_positives(
     assert Shape.of(run).batch == 10
 
 
+def test_no_cell_has_more_masks_than_defective_images(plan: Callable) -> None:
+    for cells in (None, "N=50,750"):
+        with pytest.raises(UserError, match="--steel-positives 300: N=750 of Table 3 needs as many: .* N=") as error:
+            plan(3, cells=cells, overrides={"steel_positives": 300})
+    fitting = str(error.value).rpartition(" ")[2]
+    assert {run.settings["num_segmented"] for run in plan(3, cells=fitting, overrides={"steel_positives": 300}).wanted()
+            } == {cell.n for cell in plan(3).cells} - {750}
+
+
 def first_path(plan: Callable, table: int = 1, **overrides: object) -> Path:
     return plan(table, overrides=overrides).wanted()[0].path
 
