@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mffpa_ext.errors import UserError
 from mffpa_ext.reproduction import cells as grid
 from mffpa_ext.reproduction.cells import Cell
 from mffpa_ext.reproduction.protocol import PROTOCOLS, Part, Protocol, choose_parts
-from mffpa_ext.reproduction.runs import NEUTRAL, THRESHOLD, Run, folder_name, key_of
+from mffpa_ext.reproduction.runs import NEUTRAL, THRESHOLD, Run, folder_name, key_of, read_json
 from mffpa_ext.reproduction.tables import Table
 from mffpa_ext.training.config import TrainConfig
 from mffpa_ext.training.config import resolve as resolve_training
@@ -46,7 +47,8 @@ class Choices:
 class Plan:
     """A table, and a run for every cell, seed and part of it.
 
-    selected: the cells to run; the others are shown with what is there already. folder: for the results of this table
+    selected: the cells to run; the others are shown with what is there already, and so are seeds from `seeds` to
+    `shown_seeds`, which earlier starts finished. folder: for the results of this table
     under this protocol. deviations: one line for each thing that differs from the published protocol.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     selected: list[Cell]
     parts: tuple[Part, ...]
     seeds: int
+    shown_seeds: int
     runs: dict[tuple[Cell, int, int | None], Run]
     folder: Path
     deviations: list[str]
@@ -68,7 +71,7 @@ class Plan:
 
     def of(self, cell: Cell) -> Iterator[tuple[int, Part, Run | None]]:
         """(seed, part, run) of a cell; no run for a cell that is not selected and has no split file."""
-        for seed in range(self.seeds):
+        for seed in range(self.shown_seeds):
             for part in self.parts:
                 yield seed, part, self.runs.get((cell, seed, part.number))
 
@@ -89,24 +92,38 @@ def make_plan(table: Table, choices: Choices) -> Plan:
     if table.dataset == "steel":
         overrides.setdefault("steel_positives", STEEL_POSITIVES)
         parts = tuple(replace(part, positives=overrides["steel_positives"]) for part in parts)
-    runs = {}
-    effective: dict[str, Any] = {}
+    splits: dict[Cell, Path | None] = {}
     for cell in grid.all_cells(table):
         try:
             _check_positives(table, cell.n, overrides)
-            split = _split_file(protocol, choices.splits, cell.n, overrides)
+            splits[cell] = _split_file(protocol, choices.splits, cell.n, overrides)
         except UserError:
             if cell in selected:
                 raise
-            continue
-        for seed in range(choices.seeds):
-            for part in parts:
-                run, changed = _run(table.dataset, cell, part, seed, split, overrides, choices)
-                runs[cell, seed, part.number] = run
-                effective |= changed
+    runs: dict[tuple[Cell, int, int | None], Run] = {}
+    effective: dict[str, Any] = {}
+
+    def add(seeds: Iterable[int]) -> None:
+        for (cell, split), seed, part in itertools.product(splits.items(), seeds, parts):
+            runs[cell, seed, part.number], changed = _run(table.dataset, cell, part, seed, split, overrides, choices)
+            effective.update(changed)
+
+    add(range(choices.seeds))
     deviations = _deviations(protocol, parts, choices, effective)
     folder = _folder(table, parts, choices, effective, plain=not deviations)
-    return Plan(table, selected, parts, choices.seeds, runs, folder, deviations)
+    shown_seeds = max(choices.seeds, _finished_seeds(folder))
+    add(range(choices.seeds, shown_seeds))
+    return Plan(table, selected, parts, choices.seeds, shown_seeds, runs, folder, deviations)
+
+
+def _finished_seeds(folder: Path) -> int:
+    """Seeds that an earlier start with more of them finished runs of: fewer must not write over their means."""
+    earlier = read_json(folder / "results.json") or {}
+    try:
+        return max((run["seed"] + 1 for cell in earlier["cells"] for run in cell["runs"]
+                    if run["state"] == "finished"), default=0)
+    except (KeyError, TypeError):  # damaged, or of another version
+        return 0
 
 
 def _run(dataset: str, cell: Cell, part: Part, seed: int, split: Path | None, overrides: dict[str, Any],
