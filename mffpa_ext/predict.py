@@ -45,8 +45,8 @@ class PredictConfig:
     checkpoint: str | None = flag(None, "checkpoint of a run, such as runs/NAME/best.pt (required)")
     output: str | None = flag(
         None, "folder for predictions.csv, predictions.json and overlays; default: nothing is written")
-    resume: bool = flag(False, "go on with the predictions in --output: images that have one are left out "
-                                "(not for standard input)")
+    resume: bool = flag(
+        False, "go on with the predictions in --output: images that have one are left out (not for standard input)")
     format: str = flag(
         "text", "a line for each image on standard output", choices=("text", "csv", "jsonl", "none"))
     recursive: bool = flag(False, "look into the folders of folders")
@@ -270,7 +270,7 @@ def heading(config: PredictConfig, state: dict[str, Any], preprocessing: Preproc
     else:
         lines.append(f"defective from score {point.threshold:.6g} on: {point.description}")
     if point.threshold is None and config.output is not None and config.overlays == "defective":
-        lines.append("note: --overlays defective: nothing is decided, so no heat map is drawn; --overlays all draws them")
+        lines.append("note: --overlays defective: nothing is decided, so no heat map is drawn; give --overlays all")
     lines += [f"note: {note}" for note in precision_notes(predictor.precision, predictor.device)]
     print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -318,8 +318,8 @@ def test_ended_while_it_waits(start: Callable, folder: Path, here: Path) -> None
     process.wait(timeout=60)
     err = process.stderr.read().decode()
     assert process.returncode == 130 and err.endswith(
-        "interrupted after 1 image, whose predictions are in out; to continue, pipe the paths that are left, with a new "
-        "folder as --output\n")
+        "interrupted after 1 image, whose predictions are in out; to continue, pipe the paths that are left, with a "
+        "new folder as --output\n")
     assert "Traceback" not in err and "Fatal" not in err
     content = json.loads((here / "out" / "predictions.json").read_text())
     assert content["complete"] is False and len(content["predictions"]) == 1

@@ -41,7 +41,8 @@ class ImageFinder:
 
     Of a folder's files those are taken that have the suffix of an image, in the order of their names; not hidden ones,
     and not masks: files named as the mask of an image beside or above them (`Part0_label.bmp`). masks_left_out counts
-    these. Overlays of an earlier prediction, in `overlays` beside its predictions.csv, are not looked into. A folder that cannot be read, or has no image, is one `InputImage` with an error.
+    these. Overlays of an earlier prediction, in `overlays` beside its predictions.csv, are not looked into.
+    A folder that cannot be read, or has no image, is one `InputImage` with an error.
     """
 
     def __init__(self, recursive: bool = False, named_by_folder: bool = False, leave_out: Path | None = None) -> None:

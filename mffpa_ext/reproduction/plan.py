@@ -48,8 +48,8 @@ class Plan:
     """A table, and a run for every cell, seed and part of it.
 
     selected: the cells to run; the others are shown with what is there already, and so are seeds from `seeds` to
-    `shown_seeds`, which earlier starts finished. folder: for the results of this table
-    under this protocol. deviations: one line for each thing that differs from the published protocol.
+    `shown_seeds`, which earlier starts finished. folder: for the results of this table under this protocol.
+    deviations: one line for each thing that differs from the published protocol.
     """
 
     table: Table
