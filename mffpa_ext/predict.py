@@ -45,7 +45,8 @@ class PredictConfig:
     checkpoint: str | None = flag(None, "checkpoint of a run, such as runs/NAME/best.pt (required)")
     output: str | None = flag(
         None, "folder for predictions.csv, predictions.json and overlays; default: nothing is written")
-    resume: bool = flag(False, "go on with the predictions in --output: images that have one are left out")
+    resume: bool = flag(
+        False, "go on with the predictions in --output: images that have one are left out (not for standard input)")
     format: str = flag(
         "text", "a line for each image on standard output", choices=("text", "csv", "jsonl", "none"))
     recursive: bool = flag(False, "look into the folders of folders")
@@ -86,8 +87,7 @@ def main(arguments: list[str]) -> int:
     images = find(finder, given, separator) if piped else list(find(finder, given, separator))
     if results is not None and results.done:
         print(f"{len(results.done)} images have predictions in {config.output} already", file=sys.stderr)
-        left = (image for image in images if image.given not in results.done)
-        images = left if piped else list(left)
+        images = [image for image in images if image.given not in results.done]
     if finder.masks_left_out:
         number = finder.masks_left_out
         print(f"left out {number} file{'s' * (number != 1)} named as the mask of another image", file=sys.stderr)
@@ -143,6 +143,10 @@ def parse(arguments: list[str]) -> tuple[PredictConfig, list[str], bytes]:
         raise UserError(f"--masks {config.masks}: expected a folder of masks, found none")
     if config.resume and config.output is None:
         raise UserError("--resume: it goes on with the predictions in --output: give that too")
+    if config.resume and "-" in given:
+        # A line controller writes each part over the last one: a path that has a prediction may be a new image.
+        raise UserError("--resume: paths on standard input may be new images under old names, so none can be left out: "
+                        "give files or folders, or leave --resume out and name a new folder with --output")
     if config.output is not None:
         check_folder("--output", config.output)
     return config, given, b"\0" if null else b"\n"
@@ -265,6 +269,8 @@ def heading(config: PredictConfig, state: dict[str, Any], preprocessing: Preproc
                      f"train with --val-fraction 0.2")
     else:
         lines.append(f"defective from score {point.threshold:.6g} on: {point.description}")
+    if point.threshold is None and config.output is not None and config.overlays == "defective":
+        lines.append("note: --overlays defective: nothing is decided, so no heat map is drawn; give --overlays all")
     lines += [f"note: {note}" for note in precision_notes(predictor.precision, predictor.device)]
     print("\n".join(lines), file=sys.stderr, flush=True)
 
@@ -294,8 +300,10 @@ def interrupted(config: PredictConfig, run: Run, piped: bool) -> str:
     if config.output is None:
         return text
     output = shlex.quote(config.output)
-    return f"{text}, whose predictions are in {output}; to continue, give the same command" + (
-        "" if config.resume else " with --resume")
+    text = f"{text}, whose predictions are in {output}; to continue, "
+    if piped:
+        return text + "pipe the paths that are left, with a new folder as --output"
+    return text + "give the same command" + ("" if config.resume else " with --resume")
 
 
 if __name__ == "__main__":

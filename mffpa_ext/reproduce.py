@@ -37,7 +37,7 @@ from mffpa_ext.reproduction.progress import Progress, duration
 from mffpa_ext.reproduction.results import write_results
 from mffpa_ext.reproduction.runner import Runner, threads_per_job
 from mffpa_ext.reproduction.runs import Run, State
-from mffpa_ext.reproduction.tables import TABLE_9_SIZE, TABLES
+from mffpa_ext.reproduction.tables import TABLE_9, TABLE_9_SIZE, TABLES
 from mffpa_ext.train import check_size
 from mffpa_ext.training.config import TrainConfig, pick_device
 
@@ -209,18 +209,20 @@ def estimate(plan: Plan, jobs: int, device: torch.device) -> None:
 def measure_costs(config: ReproduceConfig, overrides: dict[str, Any], device: torch.device, command: str) -> None:
     training = replace(TrainConfig(), **{name: overrides[name] for name in ("precision", "timing_images")
                                          if name in overrides})
-    size, images = overrides.get("image_size", TABLE_9_SIZE), training.timing_images
+    data = resolve_data(replace(DataConfig(), image_size=overrides.get("image_size", TABLE_9_SIZE)))
+    for row in TABLE_9:
+        if row.model is not None:
+            check_size(data, TrainConfig(model=row.model))
+    size, images = data.image_size, training.timing_images
     if images < 1:
         raise UserError(f"--timing-images: expected 1 or more for Table 9, got {images}")
     if config.dry_run:
         print(f"Table 9: 4 networks, {images} images of 3x{size[0]}x{size[1]} each, {training.precision} on {device}")
         return
     folder = Path(config.output) / "table-9"
-    try:
+    with output_lock(Path(config.output)):  # trainings beside it would be measured too
         results = costs.measure(size, images, training.precision, str(device), command)
-    except ValueError as error:
-        raise UserError(f"--image-size: {error}") from None
-    costs.write(results, folder)
+        costs.write(results, folder)
     print(f"{costs.render(results)}\ntable: {folder / 'table.md'}")
 
 

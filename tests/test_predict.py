@@ -185,6 +185,10 @@ def test_without_a_threshold_nothing_is_decided(predict: Callable, folder: Path,
     assert code == 0 and [line.split()[1] for line in out.splitlines()] == ["unknown"] * 2
     assert "no decisions: no validation images to choose a threshold on. Give --threshold" in err
     assert json.loads((here / "out" / "predictions.json").read_text())["threshold"] is None
+    assert "no heat map is drawn" not in err and (here / "out" / "overlays").exists()
+    _, _, err = predict("in", "--checkpoint", "none.pt", "--output", "none", "--overlays", "defective")
+    assert "note: --overlays defective: nothing is decided, so no heat map is drawn" in err
+    assert not (here / "none" / "overlays").exists()
 
 
 # going on
@@ -204,6 +208,13 @@ def test_resume_predicts_what_is_missing(predict: Callable, here: Path) -> None:
     assert code == 2 and "come of other threshold" in err
 
 
+def test_results_among_the_images_do_not_become_images(predict: Callable, here: Path) -> None:
+    assert predict("in", "--recursive", "--output", "in")[0] == 0
+    shutil.copy("in/a.png", "in/c.png")
+    code, out, _ = predict("in", "--recursive", "--output", "in", "--resume")
+    assert code == 0 and out.count("\n") == 1 and out.endswith("in/c.png\n")
+
+
 # wrong flags: exit code 2, one line, nothing left
 
 @pytest.mark.parametrize(
@@ -217,6 +228,7 @@ def test_resume_predicts_what_is_missing(predict: Callable, here: Path) -> None:
         ("in --decode-threads 0", "--decode-threads"),
         ("in --masks nowhere", "--masks nowhere: expected a folder of masks, found none"),
         ("in --resume", "--resume: it goes on with the predictions in --output"),
+        ("- --resume --output out", "--resume: paths on standard input may be new images under old names"),
         ("in --output in/a.png", "--output in/a.png: expected a folder to write to"),
         ("in --output /proc/nothing", "--output /proc/nothing: cannot be written to"),
         ("in --precision fp8", "--precision"),
@@ -306,7 +318,8 @@ def test_ended_while_it_waits(start: Callable, folder: Path, here: Path) -> None
     process.wait(timeout=60)
     err = process.stderr.read().decode()
     assert process.returncode == 130 and err.endswith(
-        "interrupted after 1 image, whose predictions are in out; to continue, give the same command with --resume\n")
+        "interrupted after 1 image, whose predictions are in out; to continue, pipe the paths that are left, with a "
+        "new folder as --output\n")
     assert "Traceback" not in err and "Fatal" not in err
     content = json.loads((here / "out" / "predictions.json").read_text())
     assert content["complete"] is False and len(content["predictions"]) == 1

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mffpa_ext.data.images import is_image_file
 from mffpa_ext.data.mask_names import image_stem
+from mffpa_ext.inference.overlay_files import FOLDER as OVERLAYS
+from mffpa_ext.inference.results import CSV
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class ImageFinder:
 
     Of a folder's files those are taken that have the suffix of an image, in the order of their names; not hidden ones,
     and not masks: files named as the mask of an image beside or above them (`Part0_label.bmp`). masks_left_out counts
-    these. A folder that cannot be read, or has no image, is one `InputImage` with an error.
+    these. Overlays of an earlier prediction, in `overlays` beside its predictions.csv, are not looked into.
+    A folder that cannot be read, or has no image, is one `InputImage` with an error.
     """
 
     def __init__(self, recursive: bool = False, named_by_folder: bool = False, leave_out: Path | None = None) -> None:
@@ -68,10 +71,11 @@ class ImageFinder:
         """above: the stems of the images of the folder around it."""
         try:
             entries = sorted(folder.iterdir())
+            os.stat(f"{folder}/.")  # what can be listed may still not be entered
         except OSError as error:
             yield InputImage(str(folder), folder.name, f"{folder}: cannot be read ({error.strerror})")
             return
-        files = [path for path in entries if is_image_file(path)]
+        files = [path for path in entries if _is_image_file(path)]
         stems = frozenset(path.stem for path in files)
         for path in files:
             own = image_stem(path.stem)
@@ -82,9 +86,20 @@ class ImageFinder:
         if self.recursive:
             for path in entries:
                 # Links are left out: they may lead in circles.
-                if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                    if path.resolve() != self.leave_out:
+                if os.path.isdir(path) and not path.is_symlink() and not path.name.startswith("."):
+                    if path.resolve() != self.leave_out and not _holds_overlays(path):
                         yield from self._in_folder(path, stems)
+
+
+def _is_image_file(path: Path) -> bool:
+    try:
+        return is_image_file(path)
+    except OSError:  # a link to where one may not look: reading it tells so in its row
+        return True
+
+
+def _holds_overlays(folder: Path) -> bool:
+    return folder.name == OVERLAYS and folder.with_name(CSV).is_file()
 
 
 def common_folder(given: Iterable[str]) -> str | None:

@@ -56,6 +56,9 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 _NUMBERS = ("score", "milliseconds", "decode_ms", "model_ms", "mask_score")
 HEADER = ",".join(COLUMNS) + "\n"
+CSV, JSON = "predictions.csv", "predictions.json"
+# A path that comes through a pipe may be of any length; what was written must be read again.
+csv.field_size_limit(2**31 - 1)
 
 
 def _csv_line(values: Any) -> str:
@@ -83,7 +86,7 @@ class ResultsFolder:
 
     def __init__(self, path: Path, facts: dict[str, Any], resume: bool = False) -> None:
         self.path, self.facts = path, facts
-        self.csv, self.json = path / "predictions.csv", path / "predictions.json"
+        self.csv, self.json = path / CSV, path / JSON
         self.done: set[str] = set()
         self.overlays: set[str] = set()
         with self._writing():

@@ -20,7 +20,7 @@ def render(results: dict[str, Any]) -> str:
     rows = [_row(results, cell, notes) for cell in results["cells"]]
     for average in results["averages"]:
         numbers = _numbers(average["percent"])
-        rows.append(["average", average["column"], *numbers, "", ""])
+        rows.append(["average", average["column"], *numbers, "", _fewer_seeds(average["seeds"], results)])
     lines += text_table(_header(results), rows)
     if notes.lines:
         lines += ["", *notes.lines]
@@ -73,13 +73,18 @@ def _header(results: dict[str, Any]) -> list[str]:
 def _row(results: dict[str, Any], cell: dict[str, Any], notes: _Notes) -> list[str]:
     beside = [_published(values[str(cell["n"])]) for values in results["others"].values()]
     finished = sum(run["state"] == "finished" for run in cell["runs"])
-    remarks = [notes.refer(cell["notes"])]
+    remarks = [_fewer_seeds(len(cell[results["metric"]]["by_seed"]), results), notes.refer(cell["notes"])]
     if cell["official_split"] is False:
         remarks.insert(0, "unofficial split")
     if cell["state"] == "failed":
         remarks.insert(0, "failed")
     return [f"N={cell['n']}", cell["column"], *beside, *_numbers(cell["percent"]),
             f"{finished}/{len(cell['runs'])}", " ".join(filter(None, remarks))]
+
+
+def _fewer_seeds(averaged: int, results: dict[str, Any]) -> str:
+    """Says so where a number is the mean over fewer seeds than stand above the table."""
+    return f"{averaged} of {results['seeds']} seeds" if 0 < averaged < results["seeds"] else ""
 
 
 def _numbers(percent: dict[str, float | None]) -> list[str]:

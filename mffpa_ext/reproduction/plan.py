@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 from mffpa_ext import flags
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.config import resolve as resolve_data
-from mffpa_ext.data.facts import STEEL_POSITIVES
+from mffpa_ext.data.facts import FACTS, STEEL_POSITIVES
 from mffpa_ext.errors import UserError
 from mffpa_ext.reproduction import cells as grid
 from mffpa_ext.reproduction.cells import Cell
 from mffpa_ext.reproduction.protocol import PROTOCOLS, Part, Protocol, choose_parts
-from mffpa_ext.reproduction.runs import NEUTRAL, Run, folder_name, key_of
+from mffpa_ext.reproduction.runs import NEUTRAL, THRESHOLD, Run, folder_name, key_of, read_json
 from mffpa_ext.reproduction.tables import Table
 from mffpa_ext.training.config import TrainConfig
 from mffpa_ext.training.config import resolve as resolve_training
@@ -46,14 +47,16 @@ class Choices:
 class Plan:
     """A table, and a run for every cell, seed and part of it.
 
-    selected: the cells to run; the others are shown with what is there already. folder: for the results of this table
-    under this protocol. deviations: one line for each thing that differs from the published protocol.
+    selected: the cells to run; the others are shown with what is there already, and so are seeds from `seeds` to
+    `shown_seeds`, which earlier starts finished. folder: for the results of this table under this protocol.
+    deviations: one line for each thing that differs from the published protocol.
     """
 
     table: Table
     selected: list[Cell]
     parts: tuple[Part, ...]
     seeds: int
+    shown_seeds: int
     runs: dict[tuple[Cell, int, int | None], Run]
     folder: Path
     deviations: list[str]
@@ -68,7 +71,7 @@ class Plan:
 
     def of(self, cell: Cell) -> Iterator[tuple[int, Part, Run | None]]:
         """(seed, part, run) of a cell; no run for a cell that is not selected and has no split file."""
-        for seed in range(self.seeds):
+        for seed in range(self.shown_seeds):
             for part in self.parts:
                 yield seed, part, self.runs.get((cell, seed, part.number))
 
@@ -89,23 +92,38 @@ def make_plan(table: Table, choices: Choices) -> Plan:
     if table.dataset == "steel":
         overrides.setdefault("steel_positives", STEEL_POSITIVES)
         parts = tuple(replace(part, positives=overrides["steel_positives"]) for part in parts)
-    runs = {}
-    effective: dict[str, Any] = {}
+    splits: dict[Cell, Path | None] = {}
     for cell in grid.all_cells(table):
         try:
-            split = _split_file(protocol, choices.splits, cell.n, overrides)
+            _check_positives(table, cell.n, overrides)
+            splits[cell] = _split_file(protocol, choices.splits, cell.n, overrides)
         except UserError:
             if cell in selected:
                 raise
-            continue
-        for seed in range(choices.seeds):
-            for part in parts:
-                run, changed = _run(table.dataset, cell, part, seed, split, overrides, choices)
-                runs[cell, seed, part.number] = run
-                effective |= changed
+    runs: dict[tuple[Cell, int, int | None], Run] = {}
+    effective: dict[str, Any] = {}
+
+    def add(seeds: Iterable[int]) -> None:
+        for (cell, split), seed, part in itertools.product(splits.items(), seeds, parts):
+            runs[cell, seed, part.number], changed = _run(table.dataset, cell, part, seed, split, overrides, choices)
+            effective.update(changed)
+
+    add(range(choices.seeds))
     deviations = _deviations(protocol, parts, choices, effective)
     folder = _folder(table, parts, choices, effective, plain=not deviations)
-    return Plan(table, selected, parts, choices.seeds, runs, folder, deviations)
+    shown_seeds = max(choices.seeds, _finished_seeds(folder))
+    add(range(choices.seeds, shown_seeds))
+    return Plan(table, selected, parts, choices.seeds, shown_seeds, runs, folder, deviations)
+
+
+def _finished_seeds(folder: Path) -> int:
+    """Seeds that an earlier start with more of them finished runs of: fewer must not write over their means."""
+    earlier = read_json(folder / "results.json") or {}
+    try:
+        return max((run["seed"] + 1 for cell in earlier["cells"] for run in cell["runs"]
+                    if run["state"] == "finished"), default=0)
+    except (KeyError, TypeError):  # damaged, or of another version
+        return 0
 
 
 def _run(dataset: str, cell: Cell, part: Part, seed: int, split: Path | None, overrides: dict[str, Any],
@@ -153,13 +171,23 @@ def _resolve(fixed: dict[str, Any], places: dict[str, Any], overrides: dict[str,
 
     data, training = resolved({**settings, **overrides})
     published = resolved({**settings, **{name: overrides[name] for name in ("recipe",) if name in overrides}})
+    validated = data.validate_on == "test" or data.val_fraction > 0 or FACTS[data.dataset].has_validation
+    neutral = NEUTRAL | {"recipe"} | (frozenset() if validated else THRESHOLD)
     changed = {
         field.name: getattr(ours, field.name)
         for ours, theirs in zip((data, training), published, strict=True) for field in fields(ours)
-        if field.name in overrides and field.name not in NEUTRAL | {"recipe"}
+        if field.name in overrides and field.name not in neutral
         and getattr(ours, field.name) != getattr(theirs, field.name)
     }
     return training, changed
+
+
+def _check_positives(table: Table, n: int, overrides: dict[str, Any]) -> None:
+    positives = overrides.get("steel_positives")
+    if positives is not None and n > positives:
+        fitting = ",".join(str(other) for other in table.n if other <= positives)
+        raise UserError(f"--steel-positives {positives}: N={n} of Table {table.number} needs as many: give more, or "
+                        f"take the other cells with --cells N={fitting}")
 
 
 def _split_file(protocol: Protocol, splits: Path | None, n: int, overrides: dict[str, Any]) -> Path | None:

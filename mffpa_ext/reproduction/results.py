@@ -43,7 +43,7 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "metric": plan.table.metric,
         "published_protocol": not plan.deviations,
         "deviations": plan.deviations,
-        "seeds": plan.seeds,
+        "seeds": plan.shown_seeds,
         "parts": [_part_title(plan, part) for part in plan.parts],
         "cells": cells,
         "averages": _averages(plan, cells),
@@ -58,7 +58,7 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
 
 def _cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     runs = [_run(plan, seed, part, run) for seed, part, run in plan.of(cell)]
-    by_seed = [[run for run in runs if run["seed"] == seed] for seed in range(plan.seeds)]
+    by_seed = [[run for run in runs if run["seed"] == seed] for seed in range(plan.shown_seeds)]
     # A seed counts when all of its folds or classes are there.
     complete = [group for group in by_seed if all(run["state"] == "finished" for run in group)]
     summary = {metric: _summary(complete, metric) for metric in METRICS}
@@ -128,7 +128,7 @@ def _averages(plan: Plan, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         columns = [cell[plan.table.metric]["by_seed"] for cell in cells if cell["column"] == title]
         seeds = [seed for seed in columns[0] if all(seed in column for column in columns)]
         measured = _spread([statistics.fmean(column[seed] for column in columns) for seed in seeds])
-        averages.append({"column": title, "percent": _percent(paper, measured)})
+        averages.append({"column": title, "percent": _percent(paper, measured), "seeds": len(seeds)})
     return averages
 
 

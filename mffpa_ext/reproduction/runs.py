@@ -16,6 +16,8 @@ from mffpa_ext.training.run_folder import RunFolder
 
 # Settings of `train` that say where and how fast it runs; the others determine the result.
 NEUTRAL = frozenset({"device", "workers", "cache_memory", "eval_batch_size", "timing_images"})
+# Without validation images no threshold is chosen, whatever the rule.
+THRESHOLD = frozenset({"threshold_rule", "threshold_fpr", "threshold_margin"})
 # Those that a run is continued with, as they may have changed since.
 _CONTINUED_WITH = ("data_root", "split_file", "workers", "cache_memory")
 # What a training that was killed before its first checkpoint may have left behind.

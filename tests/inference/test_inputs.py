@@ -45,6 +45,13 @@ def test_recursive(tmp_path: Path) -> None:
     assert names(ImageFinder(True, named_by_folder=True).find(f"{tmp_path}/Class1")) == ["Class1/0001.PNG"]
 
 
+def test_overlays_of_an_earlier_prediction_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "overlays/a.png.png", "run/predictions.csv", "run/overlays/x/a.png.png")
+    assert names(ImageFinder(True).find(str(tmp_path))) == ["a.png", "overlays/a.png.png"]  # someone's own folder
+    touch(tmp_path, "predictions.csv")
+    assert names(ImageFinder(True, leave_out=tmp_path).find(str(tmp_path))) == ["a.png"]
+
+
 def test_what_has_no_images_is_an_error_of_its_own(tmp_path: Path) -> None:
     touch(tmp_path, "deep/down/a.png")
     (tmp_path / "empty").mkdir()
@@ -59,6 +66,17 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     (only,) = ImageFinder().find(str(tmp_path / "closed"))
     assert "cannot be read (Permission denied)" in only.error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_be_listed_but_not_entered(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.png", "listed/b.png", "listed/deep/c.png", "z.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "listed/b.png")
+    (tmp_path / "listed").chmod(0o444)
+    found = list(ImageFinder(recursive=True).find(str(tmp_path)))
+    (tmp_path / "listed").chmod(0o755)
+    assert [image.name for image in found] == ["link.png", "z.png", "a/x.png", "listed"]
+    assert found[3].error.endswith("listed: cannot be read (Permission denied)")
 
 
 def test_a_file_is_taken_whatever_its_name(tmp_path: Path) -> None:

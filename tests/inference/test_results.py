@@ -49,6 +49,17 @@ def test_names_that_need_care(name: str, tmp_path: Path) -> None:
     assert ResultsFolder(tmp_path, FACTS, resume=True).done == {name, "after.png"}
 
 
+def test_a_path_of_any_length(tmp_path: Path) -> None:
+    """Such as a binary that someone pipes into it."""
+    results = ResultsFolder(tmp_path, FACTS)
+    path = "x" * 200_000
+    results.write(Row(path, None, "error", error=f"{path}: File name too long"))
+    results.write(GOOD)
+    results.close(True)
+    assert [row["path"] for row in listed(tmp_path)["predictions"]] == [path, "a.png"]
+    assert ResultsFolder(tmp_path, FACTS, resume=True).done == {"a.png"}
+
+
 def test_earlier_results_are_not_written_over(tmp_path: Path) -> None:
     ResultsFolder(tmp_path, FACTS).close(False)
     results = ResultsFolder(tmp_path, FACTS)  # nothing was predicted: nothing to lose

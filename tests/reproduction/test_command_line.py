@@ -132,7 +132,9 @@ def test_table_9(reproduce: Callable) -> None:
         ("--table 1 --data-root . --output file", "--output file: expected a folder to write to"),
         ("--table 9 --epochs 2", "--epochs is for Tables 1 to 8, not for Table 9: leave it out"),
         ("--table 9 --cells N=0", "--cells is for Tables 1 to 8, not for Table 9: leave it out"),
-        ("--table 9 --image-size 8x8", "--image-size: "),
+        ("--table 9 --image-size 8x8", "--image-size 8x8: --model baseline needs at least 64x64"),
+        ("--table 9 --image-size=-8x640", "--image-size: expected height x width, multiples of 8 and above 0"),
+        ("--table 9 --image-size 100x100 --dry-run", "--image-size: expected height x width, multiples of 8"),
         ("--table 9 --timing-images 0", "--timing-images: expected 1 or more for Table 9, got 0"),
     ],
 )
@@ -146,7 +148,10 @@ def test_wrong_flags(arguments: str, named: str, reproduce: Callable) -> None:
 def test_two_at_once(reproduce: Callable, stub: pytest.MonkeyPatch) -> None:
     with output_lock(Path("reproduction")):
         code, _, err = reproduce("--table", 1, "--data-root", ".")
-    assert code == 2 and f"another reproduce (process {os.getpid()}) works there" in err
+        assert code == 2 and f"another reproduce (process {os.getpid()}) works there" in err
+        code, _, err = reproduce("--table", 9, "--image-size", "64x64", "--timing-images", 1)
+        assert code == 2 and f"another reproduce (process {os.getpid()}) works there" in err
+        assert [path.name for path in Path("reproduction").iterdir()] == [".lock"]
 
 
 @pytest.mark.slow

@@ -103,6 +103,15 @@ def test_epochs_of_mixsup_on_steel_follow_the_positives(
     assert Shape.of(run).batch == 10
 
 
+def test_no_cell_has_more_masks_than_defective_images(plan: Callable) -> None:
+    for cells in (None, "N=50,750"):
+        with pytest.raises(UserError, match="--steel-positives 300: N=750 of Table 3 needs as many: .* N=") as error:
+            plan(3, cells=cells, overrides={"steel_positives": 300})
+    fitting = str(error.value).rpartition(" ")[2]
+    assert {run.settings["num_segmented"] for run in plan(3, cells=fitting, overrides={"steel_positives": 300}).wanted()
+            } == {cell.n for cell in plan(3).cells} - {750}
+
+
 def first_path(plan: Callable, table: int = 1, **overrides: object) -> Path:
     return plan(table, overrides=overrides).wanted()[0].path
 
@@ -116,6 +125,15 @@ def test_what_determines_a_result_and_what_does_not(plan: Callable) -> None:
         {"image_size": (352, 128)}, {"lr": 0.1}, {"precision": "bf16"}, {"recipe": "mixsup"}, {"augment": "flips"},
         {"recipe": "mixsup", "epochs": 3})}
     assert len(paths | {path}) == 7
+
+
+def test_a_threshold_rule_counts_where_it_has_images(plan: Callable) -> None:
+    for table, more, counts in ((4, {}, False), (4, {"val_fraction": 0.2}, True), (4, {"validate_on": "test"}, True),
+                                (3, {}, True)):
+        for rule in ({"threshold_rule": "recall"}, {"threshold_fpr": 0.2}, {"threshold_margin": 2.0}):
+            plain, ruled = (plan(table, cells="N=0", overrides={**more, **given}) for given in ({}, rule))
+            assert (ruled.wanted()[0].path != plain.wanted()[0].path) is counts, (table, more, rule)
+            assert (ruled.folder != plain.folder) is counts
 
 
 def test_an_override_that_changes_a_recipe_counts_against_that_recipe(plan: Callable) -> None:

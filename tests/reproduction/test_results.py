@@ -60,6 +60,35 @@ def test_a_seed_counts_when_all_its_folds_are_there(plan: Callable) -> None:
     assert found["percent"]["std"] is None and cell(made, 0)["state"] == "missing"
 
 
+def test_means_over_fewer_seeds_say_so(plan: Callable) -> None:
+    made = plan(6, cells="model=mff", seeds=3)
+    for run in made.wanted():
+        if run.settings["seed"] < 2:
+            finish(run, 0.0, auc=0.9)
+    lines = render(collect(made, "command")).splitlines()
+    row, average = (next(line for line in lines if line.startswith(f"| {start}") and "| MFF  " in line)
+                    for start in ("N=16 ", "average"))
+    assert "| 90.00 ± 0.00 |" in row and "| 2/3 " in row
+    assert "| 2 of 3 seeds" in row and "| 2 of 3 seeds" in average
+    for run in made.wanted():
+        finish(run, 0.0, auc=0.9)
+    assert "of 3 seeds" not in render(collect(made, "command"))
+
+
+def test_fewer_seeds_do_not_write_over_the_mean_of_more(plan: Callable) -> None:
+    first = plan(4, cells="N=53", seeds=3)
+    for run, ap in zip(first.wanted()[:2], (0.9, 0.8)):
+        finish(run, ap)
+    write_results(first, "command")
+    again = plan(4, cells="N=53")
+    assert [run.settings["seed"] for run in again.wanted()] == [0] and again.wanted()[0].path == first.wanted()[0].path
+    assert write_results(again, "command")["seeds"] == 2  # none of the third was finished
+    assert cell(again, 53)["percent"]["mean"] == pytest.approx(85)
+    assert collect(plan(4, cells="N=53", overrides={"epochs": 3}), "command")["seeds"] == 1  # another protocol
+    (first.folder / "results.json").write_text('{"cells": 3}')
+    assert collect(plan(4, cells="N=53"), "command")["seeds"] == 1
+
+
 def test_a_failure_has_its_line(plan: Callable) -> None:
     made = plan(1, cells="N=5")
     runs = made.wanted()
