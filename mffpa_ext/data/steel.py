@@ -180,7 +180,7 @@ def _row(path: Path, line: int, cells: list[str], columns: int) -> tuple[str, in
     if len(cells) != columns:
         raise UserError(f"{path}, line {line}: expected {columns} columns, got {len(cells)}: copy the file again")
     image, number = cells[:2] if columns == 3 else cells[0].rpartition("_")[::2]
-    if not number.isdigit() or int(number) not in STEEL_CLASSES:
+    if number not in map(str, STEEL_CLASSES):  # not isdigit, which holds for ² too
         raise UserError(f"{path}, line {line}: expected a class from {STEEL_CLASSES[0]} to {STEEL_CLASSES[-1]}, "
                         f"got {number[:30]!r}: copy the file again")
     if not image or Path(image).name != image:
