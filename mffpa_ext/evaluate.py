@@ -92,7 +92,9 @@ def load_trained_part(state: dict[str, Any], places: Places, part: str) -> DataP
     data = replace(data_config(state["config"], places), image_size=trained_on.image_size)
     # The images of the training, unless another split is asked for.
     parts = state.get("parts") if places.split_file is None else None
-    return load_part(data, state["config"]["seed"], part, trained_on.channels, parts=parts)
+    loaded = load_part(data, state["config"]["seed"], part, trained_on.channels, parts=parts)
+    # Training images that were not the published ones make the result unofficial, on whatever test images.
+    return replace(loaded, official=loaded.official and state.get("official", True))
 
 
 def data_config(trained: dict[str, Any], config: Places) -> DataConfig:

@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
         "config": describe_config(data, training),
         "preprocessing": preprocessing(splits),
         "notes": notes,
+        "official": splits.official,
         "parts": plan.parts,
     }
 

@@ -11,7 +11,7 @@ import pytest
 
 from mffpa_ext import cli
 from mffpa_ext.command import run_command
-from mffpa_ext.data import steel
+from mffpa_ext.data import ksdd2, steel
 from mffpa_ext.data.published import Counts
 
 from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd2_part, write_ksdd_folder, write_steel
@@ -219,7 +219,8 @@ def test_a_run_outlives_the_move_of_its_data(
     shutil.rmtree(run)
 
 
-def test_ksdd2_from_beginning_to_end(here: Path, tmp_path: Path, train: Callable) -> None:
+def test_ksdd2_from_beginning_to_end(here: Path, tmp_path: Path, train: Callable, monkeypatch) -> None:
+    monkeypatch.setattr(ksdd2, "KSDD2_COUNTS", {"train": Counts(2, 3), "test": Counts(2, 2)})
     write_ksdd2_part(tmp_path / "ksdd2" / "train", 10000, 2, 3)
     write_ksdd2_part(tmp_path / "ksdd2" / "test", 20000, 2, 2)
     assert train("ksdd2", tmp_path / "ksdd2", "--num-segmented", "1") == (0, "")

@@ -32,7 +32,8 @@ _AHEAD = 4 * _READERS  # images in work at once: an interruption waits for no mo
 
 @dataclass(frozen=True)
 class Problem:
-    """path: the file, or of `COUNTS` the part, relative to the data set's folder. kind: one of KINDS. text: what was expected and what came."""
+    """path: the file, relative to the data set's folder, or of `COUNTS` the part. kind: one of KINDS. text: what was
+    expected and what came."""
 
     path: str
     kind: str
