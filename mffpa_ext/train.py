@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> None:
         "notes": notes,
         "official": splits.official,
         "parts": plan.parts,
+        "held_out": plan.held_out,
     }
 
     rule = ThresholdRule(training.threshold_rule, training.threshold_fpr, training.threshold_margin)
