@@ -86,13 +86,20 @@ class Places(Protocol):
 
 
 def load_trained_part(state: dict[str, Any], places: Places, part: str) -> DataPart:
-    """The "test" or "validation" images of a checkpoint's training, prepared as they were then."""
+    """The "test" or "validation" images of a checkpoint's training, prepared as they were then.
+
+    Raises UserError where the data set has changed so that its split gives others, unless a split file is asked for.
+    """
     # Whatever the defaults are today.
     trained_on = Preprocessing.of(state, places.checkpoint)
     data = replace(data_config(state["config"], places), image_size=trained_on.image_size)
     # The images of the training, unless another split is asked for.
     parts = state.get("parts") if places.split_file is None else None
-    return load_part(data, state["config"]["seed"], part, trained_on.channels, parts=parts)
+    # `parts` name the images themselves. Checkpoints from before `held_out` pass.
+    held_out = state.get("held_out") if places.split_file is None and parts is None else None
+    loaded = load_part(data, state["config"]["seed"], part, trained_on.channels, parts=parts, held_out=held_out)
+    # Training images that were not the published ones make the result unofficial, on whatever test images.
+    return replace(loaded, official=loaded.official and state.get("official", True))
 
 
 def data_config(trained: dict[str, Any], config: Places) -> DataConfig:

@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> None:
         "config": describe_config(data, training),
         "preprocessing": preprocessing(splits),
         "notes": notes,
+        "official": splits.official,
         "parts": kept.get("parts") or plan.parts,  # what is lost today may be there again tomorrow
+        "held_out": plan.held_out,
     }
 
     rule = ThresholdRule(training.threshold_rule, training.threshold_fpr, training.threshold_margin)

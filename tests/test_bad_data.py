@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mffpa_ext import cli
 from mffpa_ext.command import run_command
-from mffpa_ext.data import steel
+from mffpa_ext.data import ksdd2, steel
 from mffpa_ext.data.published import Counts
 
 from .data.conftest import spot, write_dagm_half, write_gray, write_ksdd2_part, write_ksdd_folder, write_steel
@@ -219,7 +220,42 @@ def test_a_run_outlives_the_move_of_its_data(
     shutil.rmtree(run)
 
 
-def test_ksdd2_from_beginning_to_end(here: Path, tmp_path: Path, train: Callable) -> None:
+def test_no_training_image_gets_into_a_part_that_is_drawn_again(
+    dagm: Path, here: Path, train: Callable, capsys
+) -> None:
+    """Images that came after the training change what the seed draws, and published parts stay as they are."""
+    def command(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            run_command(cli.dispatch, list(arguments))
+        return end.value.code, capsys.readouterr().err
+
+    added = dagm / "Class1" / "Train"
+    runs = {"published": ("--val-fraction", "0.5"), "drawn": ("--resplit",)}
+    hidden = added.rename(dagm / "later")
+    assert train("dagm", dagm, *runs["drawn"], "--output", "drawn") == (0, "")
+    evaluate = ("evaluate", "--timing-images", "0", "--checkpoint")
+    assert command(*evaluate, "drawn/best.pt") == (0, "")
+    hidden.rename(added)
+    code, err = command(*evaluate, "drawn/best.pt")
+    assert code == 2 and "the test images are not those of the training" in err and err.count("\n") == 1
+    assert "--data-root" in err and "--split-file" not in err  # which --resplit excludes
+    assert train("dagm", dagm, *runs["published"], "--output", "published") == (0, "")
+    threshold = ("threshold", "--checkpoint", "published/best.pt")
+    assert command(*threshold) == (0, "")
+    write_dagm_half(added, 4, 6, SIZE)
+    code, err = command(*threshold)
+    assert code == 2 and "the validation images are not those of the training" in err and err.count("\n") == 1
+    shutil.rmtree(added)  # the published test half is known without it
+    assert command(*evaluate, "published/best.pt") == (0, "")
+    state = torch.load(here / "drawn" / "best.pt")
+    del state["held_out"]
+    torch.save(state, here / "old.pt")
+    write_dagm_half(added, 2, 3, SIZE)
+    assert command(*evaluate, "old.pt") == (0, "")
+
+
+def test_ksdd2_from_beginning_to_end(here: Path, tmp_path: Path, train: Callable, monkeypatch) -> None:
+    monkeypatch.setattr(ksdd2, "KSDD2_COUNTS", {"train": Counts(2, 3), "test": Counts(2, 2)})
     write_ksdd2_part(tmp_path / "ksdd2" / "train", 10000, 2, 3)
     write_ksdd2_part(tmp_path / "ksdd2" / "test", 20000, 2, 2)
     assert train("ksdd2", tmp_path / "ksdd2", "--num-segmented", "1") == (0, "")

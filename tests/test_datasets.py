@@ -138,6 +138,10 @@ def copy_to(name: str) -> Callable[[Path], None]:
     return lambda path: shutil.copyfile(path, path.with_name(name)) and None
 
 
+def cut_last_line(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
 DAMAGES = [
     # data set, file, what happens to it, the only line of the report, its kind
     ("ksdd2", "train/10003.png", unlink, "train/10003.png: published, found no such file", "missing"),
@@ -175,6 +179,17 @@ DAMAGES = [
     ("steel", "train.csv", replace("d1.jpg,3,", "d1.jpg,3,0 1 "),
      "train.csv, lines 3, 4 (d1.jpg): line 4: expected runs within", "unreadable"),
     ("steel", "train.csv", append("d2.jpg,4,1 2\n"), "train.csv: line 6: a second row of class 4 of d2.jpg", "listing"),
+    # defective images that turn into defect-free ones, though every file can be read
+    ("ksdd2", "train/10000_GT.png", redraw((40, 24), 0),
+     "train: expected 2 defective + 3 defect-free images, found 1 + 4", "other counts"),
+    ("ksdd2", "test/20002_GT.png", redraw((40, 24)), "test: expected 1 defective + 2 defect-free images, found 2 + 1",
+     "other counts"),
+    ("ksdd", "kos01/Part0_label.bmp", redraw((40, 24), 0),
+     "all: expected 2 defective + 13 defect-free images, found 1 + 14", "other counts"),
+    ("dagm", "Class1/Train/Label", shutil.rmtree,
+     "Class1/Train: expected 1 defective + 2 defect-free images, found 0 + 3", "other counts"),
+    ("steel", "train.csv", cut_last_line, "train_images: expected 3 defective + 2 defect-free images, found 2 + 3",
+     "other counts"),
 ]
 
 

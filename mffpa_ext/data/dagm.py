@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mffpa_ext.data.completeness import notes_on_counts
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.inventory import LISTING, MISSING, NO_MASK, Inventory, Item
 from mffpa_ext.data.pairs import Pairs, find_pairs
@@ -20,7 +21,8 @@ _LISTING_LINE = re.compile(r"^\d+\t([01])\t([^\t]+)\t0\t([^\t]+)")
 def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     """Records of one class: the published halves, or with `resplit` all that is there parted by the seed.
 
-    test_only: the Train half is not looked at, except by `resplit`.
+    test_only: the Train half is not looked at, except by `resplit`. Without a split file, other counts than the
+    published are unofficial.
     """
     folder = Path(config.data_root) / f"Class{config.dagm_class}"
     if not folder.is_dir():
@@ -41,7 +43,9 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
                             read_split(Path(config.split_file), "dagm", config.dagm_class - 1), strict=True))
         records = {half: select(found, listings[half], halves[half], config.split_file)
                    for half, found in records.items()}
-    return Layout(records.get("Train", []), records["Test"], official=True, flags_fixed=config.split_file is not None)
+        return Layout(records.get("Train", []), records["Test"], official=True, flags_fixed=True)
+    notes = notes_on_counts("dagm", records, dagm_counts(config.dagm_class))
+    return Layout(records.get("Train", []), records["Test"], official=not notes, notes=notes)
 
 
 def read_half(folder: Path) -> list[Record]:

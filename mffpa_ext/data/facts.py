@@ -13,7 +13,7 @@ class DatasetFacts:
 
     image_size: H×W in pixels. image_size, channels: None where the images themselves decide. val_fraction: 0 where no
     training image is set aside. has_validation: a validation list is published. num_segmented: the N of the papers'
-    tables; one above the defective images means all of them.
+    tables; with a split file, and there alone, one above the defective images means all of them.
     """
 
     title: str

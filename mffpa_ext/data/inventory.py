@@ -22,8 +22,9 @@ from mffpa_ext.errors import UserError
 # What may be wrong, in the order of the report.
 MISSING, NO_MASK, NO_IMAGE = "missing", "without its mask", "mask without image"
 UNREADABLE, SIZE, CONTRADICTION = "unreadable", "another size", "contradiction"
-LISTING, UNEXPECTED = "listing", "not published"
-KINDS = (MISSING, NO_MASK, NO_IMAGE, UNREADABLE, SIZE, CONTRADICTION, LISTING, UNEXPECTED)
+LISTING, UNEXPECTED, COUNTS = "listing", "not published", "other counts"
+KINDS = (MISSING, NO_MASK, NO_IMAGE, UNREADABLE, SIZE, CONTRADICTION, LISTING, UNEXPECTED, COUNTS)
+_MAY_ADD = (NO_MASK, CONTRADICTION, LISTING, UNEXPECTED)  # problems of images that may count as the wrong kind
 
 _READERS = min(8, os.cpu_count() or 1)
 _AHEAD = 4 * _READERS  # images in work at once: an interruption waits for no more
@@ -31,7 +32,8 @@ _AHEAD = 4 * _READERS  # images in work at once: an interruption waits for no mo
 
 @dataclass(frozen=True)
 class Problem:
-    """path: the file, relative to the data set's folder. kind: one of KINDS. text: what was expected and what came."""
+    """path: the file, relative to the data set's folder, or of `COUNTS` the part. kind: one of KINDS. text: what was
+    expected and what came."""
 
     path: str
     kind: str
@@ -129,9 +131,27 @@ def examine(inventory: Inventory, progress: bool = True) -> Examination:
             unreadable[item.part] += 1
         else:
             counts[item.part][1 - label] += 1
+    problems += _differing_counts(inventory.published, counts, problems)
     problems.sort(key=lambda problem: KINDS.index(problem.kind))  # stable: within a kind, the order of the files
     return Examination(inventory.root, inventory.published, {part: Counts(*pair) for part, pair in counts.items()},
                        unreadable, files, problems, inventory.notes)
+
+
+def _differing_counts(published: dict[str, Counts], found: dict[str, list[int]],
+                      problems: Sequence[Problem]) -> list[Problem]:
+    """Parts with more images of a kind than were published, and than the other problems explain.
+
+    Where a mask lost its pixels, or a listing its end, defective images count as defect-free, and no file is wrong.
+    """
+    differing = []
+    for part, expected in published.items():
+        explained = sum(problem.kind in _MAY_ADD for problem in problems
+                        if len(published) == 1 or problem.path.startswith(f"{part}{os.sep}"))
+        if max(got - limit for got, limit in zip(found[part], expected, strict=True)) > explained:
+            differing.append(Problem(part, COUNTS, f"expected {expected.defective} defective + {expected.good} "
+                                                   f"defect-free images, found {found[part][0]} + {found[part][1]}: "
+                                                   f"masks or their listing are incomplete: copy them again"))
+    return differing
 
 
 def _examine_item(item: Item, root: Path) -> tuple[int | None, list[Problem]]:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from mffpa_ext.data.completeness import notes_on_counts
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.facts import KSDD_FOLDS
 from mffpa_ext.data.inventory import MISSING, UNEXPECTED, Inventory
@@ -43,6 +44,8 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     folds = group_folds(_keep_twins_together(sorted(folders)), KSDD_FOLDS, seed)
     notes.append(f"unofficial folds: no --split-file, so {KSDD_FOLDS} folds were drawn by folder from seed {seed}, "
                  f"twins on the same side; this is fold {config.fold}")
+    notes += notes_on_counts("ksdd", {"all": [record for records in folders.values() for record in records]},
+                             {"all": KSDD_COUNTS})
     held_out = folds[config.fold]
     train_records = [record for name in sorted(folders) if name not in held_out for record in folders[name]]
     test_records = [record for name in sorted(held_out) for record in folders[name]]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mffpa_ext.data.completeness import notes_on_counts
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.inventory import MISSING, Inventory
 from mffpa_ext.data.pairs import Pairs, find_pairs, read_labels
@@ -15,7 +16,7 @@ from mffpa_ext.errors import UserError
 def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
     """Records of the published train and test folders; a split file says which training images have their mask.
 
-    test_only: the train folder is not looked at.
+    test_only: the train folder is not looked at. Without a split file, other counts than the published are unofficial.
     """
     root = Path(config.data_root)
     parts = ("test",) if test_only else ("train", "test")
@@ -24,7 +25,9 @@ def build(config: DataConfig, seed: int, test_only: bool = False) -> Layout:
         listings = dict(zip(("train", "test"), read_split(Path(config.split_file), "ksdd2"), strict=True))
         records = {part: select(found, listings[part], root / part, config.split_file, ".png")
                    for part, found in records.items()}
-    return Layout(records.get("train", []), records["test"], official=True, flags_fixed=config.split_file is not None)
+        return Layout(records.get("train", []), records["test"], official=True, flags_fixed=True)
+    notes = notes_on_counts("ksdd2", records, KSDD2_COUNTS)
+    return Layout(records.get("train", []), records["test"], official=not notes, notes=notes)
 
 
 def read_part(folder: Path) -> list[Record]:

@@ -1,5 +1,6 @@
 """One entry to all data sets: config and seed → train, validation and test."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from mffpa_ext.data.bad_images import BadImage, bad_images_error, skipped_notes
 from mffpa_ext.data.config import DataConfig, resolve
 from mffpa_ext.data.dataset import DataPart, DataSplits, DefectDataset, PixelBudget
 from mffpa_ext.data.facts import FACTS
-from mffpa_ext.data.splits import Layout, carve_validation, check_fixed_flags, choose_annotated
+from mffpa_ext.data.splits import Layout, carve_validation, check_fixed_flags, choose_annotated, notes_on_carved_masks
 from mffpa_ext.data.targets import TargetSpec
 from mffpa_ext.data.types import Record
 from mffpa_ext.errors import UserError
@@ -54,6 +55,11 @@ class Plan:
         parts = {"train": self.train, "val": self.validation, "test": self.test}
         return {record.name: part for part, records in parts.items() for record in records}
 
+    @property
+    def held_out(self) -> dict[str, str]:
+        """Of the images that are not trained on, by part, "validation" or "test": see `hash_names`."""
+        return {"validation": hash_names(self.validation), "test": hash_names(self.test)}
+
 
 def load_splits(config: DataConfig, seed: int, progress: bool = True) -> DataSplits:
     """Loads a data set and checks every file of it.
@@ -79,7 +85,9 @@ def plan_splits(config: DataConfig, seed: int, parts: Mapping[str, str] | None =
     if layout.test or config.dataset != "folder":
         _need_both_kinds(layout.test, "test", config)
     train, validation = _carve(layout, config, seed)
-    if not layout.flags_fixed:
+    if layout.flags_fixed:
+        notes += notes_on_carved_masks(layout.train, train, layout.by_folder)
+    else:
         # After the carving, so that N masks are N masks to train on.
         train = choose_annotated(train, config.num_segmented, seed, layout.by_folder)
         if config.num_segmented not in ("all", 0) and FACTS[config.dataset].num_segmented:
@@ -106,12 +114,12 @@ def load_plan(plan: Plan, progress: bool = True) -> DataSplits:
 
 
 def load_part(config: DataConfig, seed: int, part: str, channels: int | None = None, progress: bool = True,
-              parts: Mapping[str, str] | None = None) -> DataPart:
+              parts: Mapping[str, str] | None = None, held_out: Mapping[str, str] | None = None) -> DataPart:
     """Loads the test or the validation part as `load_splits` would, and reads no image of another part.
 
-    part: "test" or "validation". channels: 1 or 3, None: the data set's. parts: as in `plan_splits`. The published test
-    images need no training images beside them; a split by the seed does, as it is drawn from all. Raises UserError as
-    `load_splits` does.
+    part: "test" or "validation". channels: 1 or 3, None: the data set's. parts: as in `plan_splits`. held_out: of an
+    earlier `Plan`, whose images these have to be. The published test images need no training images beside them; a
+    split by the seed does, as it is drawn from all. Raises UserError as `load_splits` does.
     """
     on_test = part == "test" or config.validate_on == "test"
     config, layout = _lay_out(config, seed, test_only=on_test, parts=parts)
@@ -123,6 +131,8 @@ def load_part(config: DataConfig, seed: int, part: str, channels: int | None = N
     else:
         _need_both_kinds(layout.train, "training", config)
         records = validation = _carve(layout, config, seed)[1]
+    if held_out is not None:
+        _need_same_names(records, held_out.get("test" if on_test else part), "test" if on_test else part, config)
     notes = layout.notes + _validation_notes(layout, validation, config, seed)
     if not records:
         return DataPart(None, layout.official, notes)
@@ -148,6 +158,22 @@ def _lay_out(config: DataConfig, seed: int, test_only: bool = False,
     elif layout.official and FACTS[config.dataset].num_segmented:
         layout.notes.insert(0, "split: train and test as published")
     return replace(config, **layout.settings), layout
+
+
+def hash_names(records: Iterable[Record]) -> str:
+    """sha256 of the names, whatever their order."""
+    names = "\n".join(sorted(record.name for record in records))
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _need_same_names(records: list[Record], expected: str | None, part: str, config: DataConfig) -> None:
+    """Raises UserError where the split is drawn otherwise than at the training: its images may now be in this part."""
+    if expected not in (None, hash_names(records)):
+        # A split file excludes --resplit, and what --val-fraction takes is drawn from its list as well.
+        other = ", or choose images yourself with --split-file" if part == "test" and not config.resplit else ""
+        raise UserError(f"{config.data_root}: the {part} images are not those of the training, some may have been "
+                        f"trained on: images or labels were added, removed or repaired since: undo that, or give "
+                        f"--data-root a copy as it was then{other}")
 
 
 def _channels(config: DataConfig) -> int:

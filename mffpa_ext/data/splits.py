@@ -84,6 +84,17 @@ def check_fixed_flags(records: Sequence[Record], number: str | int, split_file: 
                     f"leave the flag out or give the split file of that number")
 
 
+def notes_on_carved_masks(records: Sequence[Record], remaining: Sequence[Record], by_folder: bool) -> list[str]:
+    """Of a split file's masks: what `carve_validation` took from `records`, so that fewer than N are trained on."""
+    marked, left = (len({_unit(record, by_folder) for record in part if record.label and record.annotated})
+                    for part in (records, remaining))
+    if left == marked:
+        return []
+    kind = "folders" if by_folder else "defective training images"
+    return [f"pixel masks: --val-fraction set {marked - left} of the {marked} {kind} with masks aside, {left} are "
+            f"trained on: not comparable with results of N = {marked}"]
+
+
 def carve_validation(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
     """Parts records into training and validation, stratified by label, groups kept whole.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mffpa_ext.data.completeness import notes_on_counts
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.data.images import is_image_file
 from mffpa_ext.data.inventory import LISTING, MISSING, Inventory, Item
@@ -124,7 +125,8 @@ def _drawn(config: DataConfig, seed: int, records: Sequence[Record], annotations
     note = (f"unofficial lists: no --split-file, so {_shown(train_counts)} images for training, "
             f"{_shown(STEEL_VALIDATION)} for validation and {_shown(STEEL_TEST)} for the test (defective + "
             f"defect-free) were drawn by seed {seed}, defects of class {STEEL_DEFECT_CLASS} alone, as in MixSup's")
-    return Layout(train, test, official=False, validation=validation, notes=[note])
+    notes = [note, *notes_on_counts("steel", {"train_images": records}, {"train_images": STEEL_COUNTS})]
+    return Layout(train, test, official=False, validation=validation, notes=notes)
 
 
 def _records(root: Path, annotations: dict[str, Annotation]) -> list[Record]:
@@ -180,7 +182,7 @@ def _row(path: Path, line: int, cells: list[str], columns: int) -> tuple[str, in
     if len(cells) != columns:
         raise UserError(f"{path}, line {line}: expected {columns} columns, got {len(cells)}: copy the file again")
     image, number = cells[:2] if columns == 3 else cells[0].rpartition("_")[::2]
-    if not number.isdigit() or int(number) not in STEEL_CLASSES:
+    if number not in map(str, STEEL_CLASSES):  # not isdigit, which holds for ² too
         raise UserError(f"{path}, line {line}: expected a class from {STEEL_CLASSES[0]} to {STEEL_CLASSES[-1]}, "
                         f"got {number[:30]!r}: copy the file again")
     if not image or Path(image).name != image:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mffpa_ext.data import steel
+from mffpa_ext.data import dagm, ksdd, ksdd2, steel
 from mffpa_ext.data.published import Counts
 
 
@@ -53,8 +53,9 @@ def write_ksdd_folder(folder: Path, parts: int = 3, defective: int = 1, size: tu
 
 
 @pytest.fixture
-def dagm_root(tmp_path: Path) -> Path:
-    """Class 1 with 5 defective and 8 good images in Train, 3 and 4 in Test, 24×32 pixels."""
+def dagm_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Class 1 with 5 defective and 8 good images in Train, 3 and 4 in Test, 24×32 pixels; published like this."""
+    monkeypatch.setattr(dagm, "dagm_counts", lambda _: {"Train": Counts(5, 8), "Test": Counts(3, 4)})
     root = tmp_path / "DAGM"
     write_dagm_half(root / "Class1" / "Train", 5, 8, first=101)
     write_dagm_half(root / "Class1" / "Test", 3, 4)
@@ -62,8 +63,10 @@ def dagm_root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ksdd_root(tmp_path: Path) -> Path:
-    """Nine folders of three parts, one of them defective, 40×24 pixels; kos01 and kos26 are twins."""
+def ksdd_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nine folders of three parts, one of them defective, 40×24 pixels; kos01 and kos26 are twins; published like this.
+    """
+    monkeypatch.setattr(ksdd, "KSDD_COUNTS", Counts(9, 18))
     root = tmp_path / "KolektorSDD"
     for number in (1, 2, 3, 4, 5, 6, 7, 8, 26):
         folder = root / f"kos{number:02d}"
@@ -146,8 +149,9 @@ def write_steel(root: Path, classes: list[tuple[int, ...]], good: int) -> None:
 
 
 @pytest.fixture
-def ksdd2_root(tmp_path: Path) -> Path:
-    """5 defective and 8 good images for training, 3 and 4 for the test, 40×24 pixels."""
+def ksdd2_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """5 defective and 8 good images for training, 3 and 4 for the test, 40×24 pixels; published like this."""
+    monkeypatch.setattr(ksdd2, "KSDD2_COUNTS", {"train": Counts(5, 8), "test": Counts(3, 4)})
     root = tmp_path / "KolektorSDD2"
     write_ksdd2_part(root / "train", 10000, 5, 8)
     write_ksdd2_part(root / "test", 20000, 3, 4)
@@ -155,8 +159,10 @@ def ksdd2_root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def steel_root(tmp_path: Path) -> Path:
-    """12 defective images, of class 3 alone but for d2 (classes 1 and 3) and d5 (class 4), and 14 good ones."""
+def steel_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """12 defective images, of class 3 alone but for d2 (classes 1 and 3) and d5 (class 4), and 14 good ones; published
+    like this."""
+    monkeypatch.setattr(steel, "STEEL_COUNTS", Counts(12, 14))
     root = tmp_path / "severstal"
     write_steel(root, [{2: (1, 3), 5: (4,)}.get(index, (3,)) for index in range(12)], 14)
     return root

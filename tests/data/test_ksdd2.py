@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mffpa_ext.data.config import DataConfig
-from mffpa_ext.data.loading import load_part, load_splits
+from mffpa_ext.data.loading import load_part, load_splits, plan_splits
 from mffpa_ext.errors import UserError
 
 from .conftest import noise, spot, write_gray
@@ -70,6 +70,27 @@ def test_split_file(ksdd2_root, tmp_path):
     shutil.rmtree(ksdd2_root / "train")
     config = DataConfig("ksdd2", str(ksdd2_root), image_size=(40, 24), split_file=split)
     assert load_part(config, 0, "test", progress=False).dataset.names == splits.test.names
+
+
+def test_masks_of_a_split_file_that_go_to_validation_are_told(ksdd2_root, tmp_path):
+    split = write_split(tmp_path / "split_4.pyb", [(number, number < 10004) for number in range(10000, 10013)],
+                        [(20000, True), (20006, True)])
+    splits = load(ksdd2_root, split_file=split, num_segmented=4, val_fraction=0.5)
+    left = counts(splits.train)[2]
+    assert left < 4 and any(f"{4 - left} of the 4 defective training images with masks aside, {left} are trained on"
+                            in note for note in splits.notes)
+    assert not any("aside" in note for note in load(ksdd2_root, split_file=split, num_segmented=4).notes)
+
+
+def test_other_test_images_than_those_of_the_training_are_refused(ksdd2_root):
+    config = DataConfig("ksdd2", str(ksdd2_root), image_size=(40, 24))
+    held_out = plan_splits(config, 0).held_out
+    assert len(load_part(config, 0, "test", progress=False, held_out=held_out).dataset) == 7
+    for name in ("20006.png", "20006_GT.png"):
+        (ksdd2_root / "test" / name).unlink()
+    with pytest.raises(UserError, match="the test images are not those of the training.*--split-file"):
+        load_part(config, 0, "test", progress=False, held_out=held_out)
+    assert len(load_part(config, 0, "test", progress=False).dataset) == 6
 
 
 def test_an_n_above_the_positives_of_a_split_file_means_all(ksdd2_root, tmp_path):

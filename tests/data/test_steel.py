@@ -180,6 +180,7 @@ def test_damaged_rows_are_found_before_training(steel_root, split_file, text, pr
     (lambda lines: [*lines, "d0.jpg,3"], "line 15: expected 3 columns, got 2"),
     (lambda lines: [*lines, "d0.jpg,5,1 2"], "line 15: expected a class from 1 to 4, got '5'"),
     (lambda lines: [*lines, "d0.jpg,x,1 2"], "line 15: expected a class from 1 to 4, got 'x'"),
+    (lambda lines: [*lines, "d0.jpg,²,1 2"], "line 15: expected a class from 1 to 4, got '²'"),
     (lambda lines: [*lines, "../d0.jpg,3,1 2"], "line 15: expected the name of an image"),
     (lambda lines: [*lines, "d99.jpg,3,1 2"], "d99.jpg: named in line 15 of train.csv, found no such file"),
 ])
