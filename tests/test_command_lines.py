@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mffpa_ext import cli
-from mffpa_ext.command import run_command
 from mffpa_ext.data.config import DataConfig
 from mffpa_ext.datasets import CheckConfig
 from mffpa_ext.evaluate import EvaluateConfig
@@ -31,19 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cli.dispatch(["train", *TINY, "--epochs", "2", "--seed", "5", "--output", str(folder)])
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
-    """Runs `mffpa ...` to its end: exit code, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            run_command(cli.dispatch, list(map(str, arguments)))
-        return end.value.code, *capsys.readouterr()
-
-    return command
 
 
 def predictions(path: Path) -> list[dict[str, str]]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mffpa_ext import cli
-from mffpa_ext.command import run_command
 from mffpa_ext.data import loading
 
 TINY = ("--synthetic-train", "24", "--synthetic-test", "8", "--image-size", "32x32", "--epochs", "1",
@@ -21,17 +20,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     cli.dispatch(["train", *TINY, "--threshold-rule", "recall", "--threshold-margin", "0.5", "--output", str(folder)])
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
-    def command(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            run_command(cli.dispatch, list(map(str, arguments)))
-        return end.value.code, *capsys.readouterr()
-
-    return command
 
 
 def same(one: object, other: object) -> bool:
